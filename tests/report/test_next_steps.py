@@ -108,6 +108,12 @@ def test_copies_are_to_be_taken_out_and_the_command_lists_them(model, data, tmp_
     assert "lookalike evaluate 'my model' photos --network net.py:make" in commands
 
 
+def test_where_all_test_images_are_copies_others_are_asked_for(model, data, tmp_path):
+    steps, commands, _ = section_of(page_of(model, data, tmp_path, list(range(20)), n_images=10))
+    assert any(step.startswith("Measure the model on other images: each of these") for step in steps)
+    assert "lookalike evaluate 'my model' MORE_IMAGES --network net.py:make" in commands
+
+
 def test_a_class_that_is_mostly_wrong_is_looked_at_and_gets_more_prototypes(model, data, tmp_path):
     labels = data[1].clone()
     rows = torch.arange(60, 120)[data[1][60:] == 1]

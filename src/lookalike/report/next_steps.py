@@ -75,6 +75,9 @@ def _copies(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
     if twins is None or not n_pairs:
         text = "Take the training images out of the test images, and measure again."
         return Step(text, (commands.audit(), commands.evaluate()), _lists("them", commands.audit()))
+    if twins.without is None:
+        text = "Measure the model on other images: each of these test images is a copy."
+        return Step(text, (commands.evaluate_on("MORE_IMAGES"),), links=(("duplicates", "the pairs"),))
     n_of_training, is_within = len(twins.of_training), any(not twin.is_training for twin in twins.twins)
     copies = [
         *([f"the {n_of_training:,} that are copies of training images"] if n_of_training else []),
@@ -229,7 +232,7 @@ def _heat_maps(material: Material, by_topic: Mapping[str, Finding]) -> Step | No
         *(["for whether they depend on what the network learned"] if sanity else []),
     ]
     text = f"Test the heat-maps {', and '.join(parts)}:"
-    return Step(text, (material.commands.report("--images", str(enough), *sanity),))
+    return Step(text, (material.commands.report("--images", str(enough), "--sanity"),))
 
 
 def _unfamiliar(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
@@ -237,12 +240,16 @@ def _unfamiliar(material: Material, by_topic: Mapping[str, Finding]) -> Step | N
     n = 0 if unfamiliar is None else int(unfamiliar.sum())
     if not n:
         return None
-    is_one = n == 1
-    text = (
-        f"Look at the {counted(n, 'unfamiliar image')}: {'does it' if is_one else 'do they'} show what the model was "
-        f"made for? If so, add images like {'it' if is_one else 'these'} to the training data; if not, take "
-        f"{'it' if is_one else 'them'} out of the test images."
-    )
+    if n == 1:
+        text = (
+            "Look at the unfamiliar image: does it show what the model was made for? If so, add images like it to the "
+            "training data; if not, take it out of the test images."
+        )
+    else:
+        text = (
+            f"Look at the {n:,} unfamiliar images: do they show what the model was made for? If so, add images like "
+            "these to the training data; if not, take them out of the test images."
+        )
     calibrate = None
     if "unfamiliar" in by_topic and material.model.doubt is None:
         calibrate = material.commands.calibrate("MORE_IMAGES")
