@@ -17,7 +17,9 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageDraw
+
+COLOURS = ("gold", "cyan", "magenta")  # of the frames around parts
 
 
 def fitted(image: Image.Image, size: tuple[int, int], preprocessing: dict) -> Image.Image:
@@ -61,6 +63,19 @@ def picture_of(place: str, folder: Path) -> Image.Image:
     return Image.open(folder / place)
 
 
+def box_of(place: int, rows: int, columns: int) -> tuple:
+    """Returns where a part lies in its image: top, left, bottom, right, as shares of the sides."""
+    row, column = divmod(place, columns)
+    return row / rows, column / columns, (row + 1) / rows, (column + 1) / columns
+
+
+def frame(picture: Image.Image, box: tuple, rank: int) -> None:
+    """Draws a frame around a part of a picture."""
+    top, left, bottom, right = box
+    corners = left * picture.width, top * picture.height, right * picture.width - 1, bottom * picture.height - 1
+    ImageDraw.Draw(picture).rectangle(corners, outline=COLOURS[rank % len(COLOURS)], width=max(1, picture.width // 80))
+
+
 def main(exported: Path, photograph: Path) -> None:
     """Answers for one image and draws "this looks like that"; takes an exported folder or file."""
     session = onnxruntime.InferenceSession(exported / "model.onnx" if exported.is_dir() else exported)
@@ -71,7 +86,7 @@ def main(exported: Path, photograph: Path) -> None:
     width, height = image.size
     values = session.run(None, {session.get_inputs()[0].name: inputs})
     answer = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}
-    best = int(answer["probabilities"].argmax())
+    best = int(answer["scores"].argmax())
     print(f"{described['class_names'][best]}: {answer['probabilities'][best]:.0%}")
     calibration = described["calibration"]
     if calibration is None:
@@ -92,12 +107,17 @@ def main(exported: Path, photograph: Path) -> None:
     if "answered" in answer and not answer["answered"]:
         error = calibration["abstention"]["error"]
         print(f"too unsure for an answer, if at most {error:.0%} of the answers may be wrong")
-    sheet = [image.convert("RGB")]
-    for number, percentile in zip(answer["nearest"], answer["percentiles"], strict=True):
+    sheet, parts = [image.convert("RGB")], described.get("parts")
+    for rank, (number, percentile) in enumerate(zip(answer["nearest"], answer["percentiles"], strict=True)):
         prototype = described["prototypes"][number]
-        print(f"  looks like prototype {number} of {prototype['class']!r}, percentile {percentile:.0f}")
+        which = f"the part framed in {COLOURS[rank % len(COLOURS)]} " if parts else ""
+        print(f"  {which}looks like prototype {number} of {prototype['class']!r}, percentile {percentile:.0f}")
+        if parts:
+            frame(sheet[0], box_of(int(answer["places"][rank]), *parts["grid"]), rank)
         if prototype["image"]:
             sheet.append(picture_of(prototype["image"], exported).convert("RGB").resize((width, height)))
+        if prototype["image"] and prototype.get("box"):
+            frame(sheet[-1], prototype["box"], rank)
     drawn = Image.new("RGB", (width * len(sheet), height))
     for position, picture in enumerate(sheet):
         drawn.paste(picture, (position * width, 0))

@@ -286,15 +286,13 @@ def test_a_map_of_a_likeness_starts_at_the_most_similar_patch(model, blobs):
     assert np.abs(heat_map[~reach]).max() == 0  # nothing outside of the patch's receptive field
 
 
-def test_what_a_model_of_patches_cannot_do_is_refused(model, blobs, tmp_path):
+def test_what_a_model_of_patches_cannot_do_is_refused(model, blobs):
     with pytest.raises(LookalikeError, match="is not updated"):
         model.update(blobs)
     with pytest.raises(LookalikeError, match="is not edited"):
         model.edit(blobs)
     with pytest.raises(LookalikeError, match="is not calibrated"):
         model.calibrate(blobs)
-    with pytest.raises(LookalikeError, match="cannot be exported"):
-        model.export(tmp_path / "out")
     whole = convert(make_net(), blobs, n_prototypes=2)
     with pytest.raises(LookalikeError, match="convert with level='patch'"):
         whole.segment(blobs[0])

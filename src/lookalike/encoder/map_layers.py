@@ -144,6 +144,8 @@ def _is_pooled(before: Tensor, after: Tensor) -> bool:
         return False
     if after.shape[:2] != before.shape[:2] or after.numel() != before.shape[0] * before.shape[1]:
         return False
+    if torch.compiler.is_compiling():  # nothing has values then; who traces a network compares the result
+        return True
     return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5, equal_nan=True)
 
 

@@ -25,7 +25,9 @@ from lookalike._core.untouched import keeps_random_states, with_log_level
 from lookalike.data import Preprocessing
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder
+from lookalike.encoder.patches import PatchEncoder
 from lookalike.export.plain import PlainModel
+from lookalike.export.plain_parts import PlainParts
 from lookalike.export.thresholds import Thresholds
 from lookalike.export.trunk import export_program
 from lookalike.model import PrototypeModel
@@ -40,10 +42,19 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
 
+Plain = PlainModel | PlainParts
+
+
+def plain_of(model: PrototypeModel, n_nearest: int | None = None) -> Plain:
+    """Returns a prototype model as one plain module; see ``PlainModel``, and ``PlainParts`` for one of patches."""
+    checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    return PlainParts(model, n_nearest) if model.has_patches else PlainModel(model, n_nearest)
+
+
 class _Program(nn.Module):
     """What is exported: a plain model that returns an ordinary tuple, so that no class of this library is needed."""
 
-    def __init__(self, plain: PlainModel) -> None:
+    def __init__(self, plain: Plain) -> None:
         super().__init__()
         self.plain = plain
 
@@ -57,7 +68,7 @@ class _PixelProgram(_Program):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, plain: PlainModel, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
+    def __init__(self, plain: Plain, preprocessing: Preprocessing, dtype: torch.dtype) -> None:
         super().__init__(plain)
         self.dtype = dtype
         self.is_bgr = preprocessing.channel_order == "bgr"
@@ -116,7 +127,7 @@ def export_model(
     checks.optional(checks.text, "licence", licence)
     check_target(target, overwrite=overwrite)
     images = "inside" if images and is_single_file(target) else images
-    plain = PlainModel(model, n_nearest)
+    plain = plain_of(model, n_nearest)
     plain.order.by_topk = kind == "onnx"
     module, sample = _with_sample(plain, model, pixels)
     program = _program_of(module, sample)
@@ -181,9 +192,9 @@ def _bytes_of(program: torch.export.ExportedProgram, description: dict[str, Any]
     return buffer.getvalue()
 
 
-def _with_sample(plain: PlainModel, model: PrototypeModel, pixels: bool) -> tuple[nn.Module, Tensor]:
+def _with_sample(plain: Plain, model: PrototypeModel, pixels: bool) -> tuple[nn.Module, Tensor]:
     """Returns the module to export, and two rows of its inputs."""
-    assert isinstance(model.encoder, Encoder)  # PlainModel refuses others
+    assert isinstance(model.encoder, Encoder)  # `plain_of` refuses others
     described: Any = model.encoder.input_spec
     device = plain.vectors.device
     if not pixels:
@@ -255,7 +266,7 @@ def _reason(error: BaseException) -> str:
 
 def describe(
     model: PrototypeModel,
-    plain: PlainModel,
+    plain: Plain,
     *,
     pixels: bool,
     images: bool | Literal["inside"],
@@ -274,8 +285,9 @@ def describe(
         "outputs": plain.outputs,
         "class_names": model.class_names,
         "n_nearest": plain.n_nearest,
-        "evidence": plain.evidence is not None,
-        "calibration": None if model.doubt is None else _calibration(model.doubt, plain.thresholds),
+        "evidence": isinstance(plain, PlainParts) or plain.evidence is not None,
+        "parts": _parts(model),
+        "calibration": None if isinstance(plain, PlainParts) else _calibration(model.doubt, plain.thresholds),
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "licence": licence or model.provenance.get("licence"),
@@ -293,14 +305,34 @@ def describe(
                 "purity": row["purity"],
                 "familiar_up_to": float(familiar.farthest[j]) if bool(is_known[j]) else None,
                 "image": _picture(model, j, images),
+                "box": _box(model, j),
             }
             for j, row in enumerate(prototypes.to_table())
         ],
     }
 
 
-def _calibration(doubt: Doubt, thresholds: Thresholds | None) -> dict[str, Any]:
-    """Returns the calibration of a model, with its thresholds as constants."""
+def _parts(model: PrototypeModel) -> dict[str, Any] | None:
+    """Returns what the patches of a model are; None for a model of whole images."""
+    if not isinstance(model.encoder, PatchEncoder):
+        return None
+    return {
+        "grid": list(model.encoder.grid),
+        "layers": list(model.encoder.layers),
+        "decision": model.classifier.name,
+    }
+
+
+def _box(model: PrototypeModel, prototype: int) -> list[float] | None:
+    """Returns where a prototype's patch lies in its picture: top, left, bottom, right, as shares of the sides."""
+    boxes = model.patch_boxes()
+    return None if boxes is None else [float(share) for share in boxes[prototype, 0]]
+
+
+def _calibration(doubt: Doubt | None, thresholds: Thresholds | None) -> dict[str, Any] | None:
+    """Returns the calibration of a model, with its thresholds as constants; None for a model without one."""
+    if doubt is None:
+        return None
     assert thresholds is not None  # a calibrated model has them
     rule = usual_abstention(doubt)
     limits = {

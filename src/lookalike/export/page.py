@@ -68,6 +68,7 @@ class _Described:
     evidence: bool
     preprocessing: dict[str, Any]
     prototypes: list[dict[str, Any]]
+    parts: dict[str, Any] | None = None  # earlier exports do not say
 
 
 def _description(folder: Path) -> dict[str, Any]:
@@ -194,6 +195,7 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
         n_prototypes=len(data["described"]["prototypes"]),
         n_classes=len(data["described"]["class_names"]),
         has_evidence=data["described"]["evidence"],
+        has_parts=bool(data["described"].get("parts")),
         why_unfamiliar=why_unfamiliar(is_calibrated=calibration is not None),
         familiar_share=None if calibration is None else f"{100 * calibration['false_alarm']:g}%",
     )

@@ -18,7 +18,7 @@ from lookalike.export.trunk import trace_trunk
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.learned_metrics import HeadMetric, Mahalanobis
-from lookalike.model.similarity import L2
+from lookalike.model.similarity import L2, Similarity
 
 
 class Answer(NamedTuple):
@@ -86,7 +86,7 @@ class PlainModel(nn.Module):
         if not isinstance(model.encoder, Encoder):
             raise LookalikeError("only models whose network was cut by an Encoder can be exported")
         if model.has_patches:
-            raise LookalikeError("a model of patches cannot be exported: export one of whole images (level='image')")
+            raise LookalikeError("a model of patches is a PlainParts, not a PlainModel")
         prototypes = model.prototypes
         n_nearest = min(3, len(prototypes)) if n_nearest is None else n_nearest
         self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1, len(prototypes))
@@ -135,7 +135,7 @@ class PlainModel(nn.Module):
     def forward(self, inputs: Tensor) -> Answer:
         """Returns the answer for inputs [N, …] of the network; traced by ``torch.jit``, a tuple of ``outputs``."""
         outputs = self.trunk(inputs)
-        embeddings, feature_map = outputs if self.has_map else (_only(outputs), None)
+        embeddings, feature_map = outputs if self.has_map else (only(outputs), None)
         embeddings = embeddings.to(self.vectors.dtype)
         similarities = self.similarity(embeddings, self.vectors)
         scores = self._scores(similarities)
@@ -200,7 +200,7 @@ class PlainModel(nn.Module):
 
     def _distances(self, embeddings: Tensor, similarities: Tensor, nearest: Tensor) -> Tensor:
         """Returns the distances [N, k] to some prototypes, in the space of the clustering."""
-        if isinstance(self.similarity, L2 | Mahalanobis | HeadMetric):
+        if is_negative_distance(self.similarity):
             return -similarities
         points = self.similarity.project(embeddings)
         centres = rows_of(self.similarity.project(self.vectors), nearest)
@@ -208,6 +208,11 @@ class PlainModel(nn.Module):
         return distances
 
 
-def _only(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
+def is_negative_distance(similarity: Similarity) -> bool:
+    """Says whether a similarity is the distance in the space of the clustering, with a minus."""
+    return isinstance(similarity, L2 | Mahalanobis | HeadMetric)
+
+
+def only(outputs: Tensor | tuple[Tensor, ...] | list[Tensor]) -> Tensor:
     """Returns the only output of a graph, which may come in a tuple."""
     return outputs[0] if isinstance(outputs, tuple | list) else outputs

@@ -15,6 +15,7 @@ from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.head import get_head
 from lookalike.encoder.map_layers import is_average, varied
 from lookalike.encoder.outputs import select_output
+from lookalike.encoder.patches import PatchEncoder
 
 _LOGGERS = ("torch.export", "torch.fx", "torch._dynamo", "torch.fx.experimental", "torch._export")
 _SAMPLE_ROWS = 2  # one row would let the tracer take the batch size for a constant
@@ -59,10 +60,57 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
     """
     sample = _sample_of(encoder)
     trunk = _Trunk(encoder)
+    graph = _traced(trunk, trunk.network, sample)
+    averaged = _averaged_map(graph, varied(sample))
+    if averaged is not None:
+        output = next(node for node in graph.graph.nodes if node.op == "output")
+        (embeddings,) = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
+        output.args = ((embeddings, averaged),)
+    return _plain(graph), averaged is not None
+
+
+def trace_maps(encoder: PatchEncoder) -> fx.GraphModule:
+    """Traces a network up to the maps of its patches.
+
+    Args:
+        encoder: The encoder of patches; it is copied.
+
+    Returns:
+        A module that takes images [N, C, H, W] and returns the joined maps [N, D, h, w].
+
+    Raises:
+        LookalikeError: If the network cannot be traced.
+    """
+    maps, sample = _Maps(encoder), varied(_sample_of(encoder))
+    graph = _plain(_traced(maps, maps.encoder.model, sample))
+    with torch.no_grad():
+        expected, (found, *_) = encoder.maps(sample), _as_tuple(graph(sample))
+    # which map is averaged shows in its values, and a tracer has none
+    if found.shape != expected.shape or not torch.allclose(found, expected, rtol=1e-3, atol=1e-5, equal_nan=True):
+        raise LookalikeError(
+            "the map that is averaged before the head is not found in the network's graph: convert with layers='b4', "
+            "or name the layer"
+        )
+    return graph
+
+
+class _Maps(nn.Module):
+    """Runs a copy of a network and returns the joined maps of its patches."""
+
+    def __init__(self, encoder: PatchEncoder) -> None:
+        super().__init__()
+        self.encoder = copy.deepcopy(encoder).eval()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.encoder.maps(inputs)
+
+
+def _traced(module: nn.Module, network: nn.Module, sample: Tensor) -> fx.GraphModule:
+    """Returns what a module does as a graph of operations, in eval mode of its network."""
     try:
         # torch.export logs whole graphs when it fails
         program = with_log_level(
-            logging.CRITICAL, _LOGGERS, lambda: in_eval_mode(trunk.network, lambda: export_program(trunk, sample))
+            logging.CRITICAL, _LOGGERS, lambda: in_eval_mode(network, lambda: export_program(module, sample))
         )
         graph = program.module()
     except Exception as error:  # torch.export raises errors of a dozen classes
@@ -72,16 +120,18 @@ def trace_trunk(encoder: Encoder) -> tuple[fx.GraphModule, bool]:
         ) from error
     assert isinstance(graph, fx.GraphModule)  # of torch.export's own making
     _drop_guards(graph)
-    averaged = _averaged_map(graph, varied(sample))
-    if averaged is not None:
-        output = next(node for node in graph.graph.nodes if node.op == "output")
-        (embeddings,) = output.args[0] if isinstance(output.args[0], tuple | list) else (output.args[0],)
-        output.args = ((embeddings, averaged),)
-    # the pytree codegen describes the former outputs
-    graph.graph.set_codegen(fx.graph.CodeGen())
+    return graph
+
+
+def _as_tuple(outputs: Any) -> tuple[Tensor, ...]:
+    return tuple(outputs) if isinstance(outputs, tuple | list) else (outputs,)
+
+
+def _plain(graph: fx.GraphModule) -> fx.GraphModule:
+    """Returns a graph as a new module, without the hooks of torch.export's own and what the graph does not use."""
+    graph.graph.set_codegen(fx.graph.CodeGen())  # the pytree codegen describes the former outputs
     graph.graph.eliminate_dead_code()
-    # a new module, without the hooks of torch.export's own and what the graph does not use
-    return fx.GraphModule(graph, graph.graph), averaged is not None
+    return fx.GraphModule(graph, graph.graph)
 
 
 def export_program(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:

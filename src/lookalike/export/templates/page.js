@@ -82,15 +82,41 @@ function drawMap(canvas, picture, map, height, width, limit) {
   });
 }
 
+// Where a part lies in a picture: top, left, bottom, right, as shares of its sides; null in a model of whole images.
+function boxOf(place) {
+  if (!described.parts) return null;
+  const [rows, columns] = described.parts.grid;
+  const [row, column] = [Math.floor(place / columns), place % columns];
+  return [row / rows, column / columns, (row + 1) / rows, (column + 1) / columns];
+}
+
+// Puts a frame around a part of a picture that fills its place as far as its shape allows, as the drawing of the frame does.
+function framed(shown, picture, box) {
+  if (!box) return shown;
+  const [top, left, bottom, right] = box;
+  const svg = (name, attributes) => {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+    Object.entries(attributes).forEach(([key, value]) => made.setAttribute(key, value));
+    return made;
+  };
+  const drawing = svg("svg", { viewBox: `0 0 ${picture.width} ${picture.height}`, "aria-hidden": "true" });
+  drawing.append(svg("rect", {
+    x: left * picture.width, y: top * picture.height,
+    width: (right - left) * picture.width, height: (bottom - top) * picture.height,
+  }));
+  return element("div", { className: "framed" }, shown, drawing);
+}
+
 function spread(percentile, prototype, isFarthest) {
-  if (Number.isNaN(percentile)) return "no training image stands behind it";
+  const kind = described.parts ? "part" : "image";
+  if (Number.isNaN(percentile)) return `no training ${kind} stands behind it`;
   const all = prototype.count.toLocaleString("en");
   if (percentile >= 100) {
-    return isFarthest ? `farther from it than all ${all} training images behind it`
-      : `as far from it as the farthest of ${all} training images behind it, or farther`;
+    return isFarthest ? `farther from it than all ${all} training ${kind}s behind it`
+      : `as far from it as the farthest of ${all} training ${kind}s behind it, or farther`;
   }
   const farther = Math.round(((100 - percentile) / 100) * prototype.count).toLocaleString("en");
-  return `closer to it than about ${farther} of the ${all} training images behind it`;
+  return `closer to it than about ${farther} of the ${all} training ${kind}s behind it`;
 }
 
 function percent(share) {
@@ -113,14 +139,15 @@ function likeness(answer, rank, picture, limit) {
   const shown = prototype.image === null
     ? element("div", { className: "blank", textContent: "no picture was exported" })
     : element("img", { src: prototype.image, alt: `training image of ${prototype.class}` });
-  const pair = element("div", { className: "pair" }, shown);
+  const hasFrame = prototype.image !== null && Boolean(prototype.box);
+  const pair = element("div", { className: "pair" }, framed(shown, picture, hasFrame ? prototype.box : null));
   if (described.evidence) {
     const canvas = element("canvas");
     canvas.setAttribute("role", "img");
     canvas.setAttribute("aria-label", `where the likeness to prototype ${number} is`);
     const size = answer.mapHeight * answer.mapWidth;
     drawMap(canvas, picture, answer.evidence.slice(rank * size, (rank + 1) * size), answer.mapHeight, answer.mapWidth, limit);
-    pair.append(canvas);
+    pair.append(framed(canvas, picture, described.parts ? boxOf(answer.places[rank]) : null));
   }
   // a calibrated model tests its novelty score, which says nothing about the distance to one prototype
   const isFarthest = rank === 0 && answer.unfamiliar && !described.calibration;
@@ -142,6 +169,7 @@ function read(outputs) {
     unfamiliar: Boolean(outputs.unfamiliar.data[0]), evidence: numbers("evidence"), mapHeight, mapWidth,
     inSet: outputs.in_set ? numbers("in_set").map(Boolean) : null,
     answered: outputs.answered ? Boolean(outputs.answered.data[0]) : null,
+    places: outputs.places ? numbers("places") : null, concepts: outputs.concepts ? numbers("concepts") : null,
   };
 }
 
@@ -157,12 +185,22 @@ function doubtOf(answer) {
     ? ` Too unsure for an answer, if at most ${error}% of the answers may be wrong.` : ""}`;
 }
 
+// Why the prediction is what it is, in one sentence.
+function reasonOf(number, itsClass, predicted) {
+  const prototype = `prototype ${number} of class “${itsClass}”`;
+  if (described.parts) {
+    const leads = itsClass === predicted ? "and all parts together decide for" : "but all parts together decide for";
+    return `The part that looks most like a prototype looks like ${prototype}, ${leads} “${predicted}”.`;
+  }
+  const leads = itsClass === predicted ? "so the prediction is" : "but all prototypes together vote for";
+  return `This looks like ${prototype}, ${leads} “${predicted}”.`;
+}
+
 function show(answer, picture) {
   const best = answer.scores.indexOf(Math.max(...answer.scores));
   const nearest = described.prototypes[answer.nearest[0]];
   byId("prediction").textContent = `${described.class_names[best]} · ${percent(answer.probabilities[best])}`;
-  const leads = nearest.class === described.class_names[best] ? "so the prediction is" : "but all prototypes together vote for";
-  byId("reason").textContent = `This looks like prototype ${answer.nearest[0]} of class “${nearest.class}”, ${leads} “${described.class_names[best]}”.`;
+  byId("reason").textContent = reasonOf(answer.nearest[0], nearest.class, described.class_names[best]);
   byId("unfamiliar").hidden = !answer.unfamiliar;
   byId("doubt").textContent = doubtOf(answer);
   byId("doubt").hidden = !answer.inSet;
