@@ -70,10 +70,13 @@ def box_of(place: int, rows: int, columns: int) -> tuple:
 
 
 def frame(picture: Image.Image, box: tuple, rank: int) -> None:
-    """Draws a frame around a part of a picture."""
+    """Draws a frame around a part of a picture, further inside for each rank, so that none hides another."""
     top, left, bottom, right = box
-    corners = left * picture.width, top * picture.height, right * picture.width - 1, bottom * picture.height - 1
-    ImageDraw.Draw(picture).rectangle(corners, outline=COLOURS[rank % len(COLOURS)], width=max(1, picture.width // 80))
+    line = max(1, picture.width // 80)
+    inside, outside = rank * line, rank * line + 1
+    corners = left * picture.width + inside, top * picture.height + inside
+    ends = right * picture.width - outside, bottom * picture.height - outside
+    ImageDraw.Draw(picture).rectangle((*corners, *ends), outline=COLOURS[rank % len(COLOURS)], width=line)
 
 
 def main(exported: Path, photograph: Path) -> None:

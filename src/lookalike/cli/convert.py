@@ -417,8 +417,9 @@ def _facts_of_conversion(model: "PrototypeModel") -> dict[str, str]:
     provenance, facts = model.provenance, {}
     calibration = provenance.get("calibration") or {}
     if calibration.get("source") == "fitted":
+        n_samples, kind = calibration["n_samples"], "patches" if model.has_patches else "images"
         facts["probabilities"] = (
-            f"temperature {calibration['value']:.3g}, fitted to {calibration['n_samples']:,} held-out training images"
+            f"temperature {calibration['value']:.3g}, fitted to {n_samples:,} held-out training {kind}"
         )
     elif calibration:
         facts["probabilities"] = f"temperature {calibration['value']:.3g}, {calibration['source']}"
