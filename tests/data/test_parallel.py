@@ -53,12 +53,29 @@ def test_memory_is_used_again_without_mixing_images(monkeypatch):
     assert torch.equal(torch.cat(copies)[:, 0, 0, 0], torch.arange(240, dtype=torch.uint8))
 
 
+@needs_fork
+def test_large_images_take_no_more_memory_than_their_batches(monkeypatch):
+    """Sixteen photographs as they are, in each of 45 places, would be gigabytes."""
+    sizes, places = [], parallel._Slots.__init__
+
+    def spy(slots, like, n_slots, in_part):
+        sizes.append(n_slots * in_part * like.nbytes)
+        places(slots, like, n_slots, in_part)
+
+    monkeypatch.setattr(parallel._Slots, "__init__", spy)
+    monkeypatch.setattr(parallel, "_MOST_BYTES_IN_PART", image_of(0).nbytes + 1)
+    chunks = [np.arange(0, 20), np.arange(20, 33)]
+    found = [described(items) for items in in_processes(ok, chunks, 2)]
+    assert found == [described(items) for items in in_threads(ok, chunks, 1)]
+    assert sizes == [(20 + 2 * 2 + 1) * image_of(0).nbytes]
+
+
 def ok(number):
     return number, (image_of(number), 0), None
 
 
 def test_a_part_in_the_wrong_memory_is_noticed():
-    slots = parallel._Slots(image_of(0), 2)
+    slots = parallel._Slots(image_of(0), 2, 16)
     items = [ok(number) for number in range(3)]
     left = slots.put(5, items)
     assert left[0] == (0, (None, 0), None)

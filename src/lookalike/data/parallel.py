@@ -34,6 +34,7 @@ _CORES_LEFT = 2  # for this process, which takes the images over and feeds the G
 _FEWEST_FILES = 1024  # which threads read in the time in which processes start
 _FILES_PER_START = 20  # read in the time in which one process starts
 _IN_PART = 16  # files that a process reads before it hands them over
+_MOST_BYTES_IN_PART = 1 << 24  # but no more than these, of one file at least
 _PARTS_AHEAD = 2  # of each process
 
 
@@ -95,11 +96,12 @@ def in_processes(read: Callable[[int], Item], chunks: Sequence[np.ndarray], n_pr
     Raises:
         LookalikeError: If one of the processes ends before its time.
     """
-    parts = [part for chunk in chunks for part in np.array_split(chunk, -(-len(chunk) // _IN_PART))]
-    most = max(-(-len(chunk) // _IN_PART) for chunk in chunks)
-    first = read(int(parts[0][0]))
+    _, first, error = read(int(chunks[0][0]))
+    in_part = _IN_PART if error is not None else max(1, min(_IN_PART, _MOST_BYTES_IN_PART // first[0].nbytes))
+    parts = [part for chunk in chunks for part in np.array_split(chunk, -(-len(chunk) // in_part))]
     # A chunk is taken over as a whole, while the processes are ahead of it.
-    slots = _Slots(first[1][0], most + _PARTS_AHEAD * n_processes + 1) if first[2] is None else None
+    n_slots = -(-max(map(len, chunks)) // in_part) + _PARTS_AHEAD * n_processes + 1
+    slots = _Slots(first[0], n_slots, in_part) if error is None else None
     loader: DataLoader[Any] = DataLoader(
         _Parts(read, parts, slots),
         batch_size=None,
@@ -135,13 +137,13 @@ class _Slots:
     Args:
         like: An image; images of another shape or type go the usual way.
         n_slots: Number of slots. A slot is used again for the part with this number more.
+        in_part: Largest number of images in a part.
     """
 
-    def __init__(self, like: Tensor, n_slots: int) -> None:
+    def __init__(self, like: Tensor, n_slots: int, in_part: int) -> None:
         self._n_slots = n_slots
-        size = n_slots * _IN_PART * like.numel() * like.element_size()
-        memory = torch.frombuffer(mmap.mmap(-1, size), dtype=like.dtype)
-        self._images = memory.view(n_slots, _IN_PART, *like.shape)
+        memory = torch.frombuffer(mmap.mmap(-1, n_slots * in_part * like.nbytes), dtype=like.dtype)
+        self._images = memory.view(n_slots, in_part, *like.shape)
         self._parts = torch.frombuffer(mmap.mmap(-1, 8 * n_slots), dtype=torch.int64)  # the part in each slot
 
     def put(self, part: int, items: list[Item]) -> list[Item]:
