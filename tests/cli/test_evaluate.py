@@ -46,7 +46,10 @@ def test_sanity_checks_on_request(saved, tmp_path):
     out = tmp_path / "report.html"
     options = ["--sanity", "--images", 2, "--browse", 1, "--nearest", 1, "-o", out]
     assert run(saved, "report", *options).exit_code == 0
-    assert "Sanity checks: similarity of explanations" in out.read_text(encoding="utf-8")
+    text = out.read_text(encoding="utf-8")
+    assert "Sanity checks: similarity of explanations" in text
+    assert "randomised from the head down, on 2 images." in text
+    assert "the prediction needs; the mean over 2 images." in text
 
 
 def test_json_and_a_file(saved, tmp_path):

@@ -35,7 +35,16 @@ def charts(material: Material) -> dict[str, Any]:
         "rows": card.rows(),
         "charts": draw_charts(material.model, card, material.store),
         "warned": _warned_axes(card),
+        "n_images": _numbers_of_images(card),
     }
+
+
+def _numbers_of_images(card: Scorecard) -> dict[str, int]:
+    """Returns on how many images in a run each chart of heat-maps rests, where that is known."""
+    ordered = [len(run.get("areas", {}).get("model", ())) for run in card.details.get("robustness", ())]
+    checked = [run.get("options", {}).get("n_images") or 0 for run in card.details.get("sanity", ())]
+    numbers = {"ordering": min(ordered, default=0), "sanity": min(checked, default=0)}
+    return {name: number for name, number in numbers.items() if number}
 
 
 def _warned_axes(card: Scorecard) -> dict[str, str]:
