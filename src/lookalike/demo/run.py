@@ -28,7 +28,7 @@ from lookalike.encoder.packaged import load_efficientnet_lite0
 from lookalike.explanation import explain
 from lookalike.metrics import Comparison, compare, predict_store, store_ghosting
 from lookalike.model import PrototypeModel
-from lookalike.report import write_report
+from lookalike.report import Commands, write_report
 
 _LIKENESSES_DRAWN = 6  # images in a picture of likenesses
 _MAPS_DRAWN = 4  # images in a picture of relevance maps
@@ -68,9 +68,10 @@ def run_demo(
         say("Saving the model and drawing its prototypes and explanations.")
         _save_and_draw(folder, model, digits, test_store)
         say("Evaluating it, and writing a report.")
-        card = write_report(
-            model, digits, folder / "report.html", title="Digits, converted", seed=seed, progress=progress
-        )
+        network_path = output / source.name  # where the folder will be
+        commands = Commands(str(output / "model"), "digits", network=f"{network_path}:digit_network")
+        page_options: Any = {"title": "Digits, converted", "commands": commands}
+        card = write_report(model, digits, folder / "report.html", seed=seed, progress=progress, **page_options)
         card.save(folder / "scorecard.json")
         summary |= {name: card[name] for name in ("explanation_divergence", "auroc", "auroc_random", "diversity")}
         say("Converting ImageNet's EfficientNet-Lite0 on close-ups of six photographs; nothing is trained.")

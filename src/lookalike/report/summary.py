@@ -98,7 +98,7 @@ def _with_decisions(finding: Finding, material: Material) -> Finding:
 def _key_figures(material: Material) -> list[tuple[str, str, str | None]]:
     """Returns the figures that most readers look for: title, value, and which images to show for it."""
     card, decisions = material.card, material.decisions
-    n_test = len(decisions.labels)
+    n_test, n_prototypes = len(decisions.labels), len(material.model.prototypes)
     shares = [
         ("of its answers are correct", card.get("accuracy"), None),
         ("of the original's answers are correct", card.get("black_box_accuracy"), None),
@@ -119,7 +119,11 @@ def _key_figures(material: Material) -> list[tuple[str, str, str | None]]:
             "wrong" if is_wrong else None,
         ),
         *_unfamiliar_figure(material),
-        ("show what it decides by", f"{len(material.model.prototypes):,} prototypes", None),
+        (
+            "prototype shows what it decides by" if n_prototypes == 1 else "prototypes show what it decides by",
+            f"{n_prototypes:,}",
+            None,
+        ),
     ]
 
 
