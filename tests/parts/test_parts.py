@@ -179,7 +179,8 @@ def test_no_part_is_claimed_where_there_is_no_likeness(data):
     of_other = [int(torch.nonzero(model.prototypes.labels != y[0])[0])]
     (paired,) = pair_regions(model, x[:1], of_other)
     assert paired.pairs == []
-    assert "does not look like" in paired.sentence()
+    assert paired.sentence().startswith("No part explains a likeness to prototype ")
+    assert paired.sentence().endswith(": as a whole, the two images are not alike.")
     assert any(text.get_text() == "no part explains this" for text in paired.plot().texts)
 
 

@@ -24,7 +24,7 @@ from lookalike.model import PrototypeModel
 from lookalike.model.decision import PatchDecision, PatchLinear
 from lookalike.parts.attribution import reader_of
 from lookalike.parts.per_image import PerImage, drawable
-from lookalike.parts.regions import place_of
+from lookalike.parts.regions import part_of
 from lookalike.parts.segmentation import batches_of
 
 if TYPE_CHECKING:
@@ -86,15 +86,16 @@ class PairedRegions:
         if self.by_evidence:
             begin = f"The prototype that speaks most for this is {which}"
         if self.likeness <= 0:
-            alone = f"{begin}, but the images as a whole are not alike."
-            return alone if self.by_evidence else f"This does not look like prototype {which}."
+            if self.by_evidence:
+                return f"{begin}, but the images as a whole are not alike."
+            # no "does not look like": it may stand behind the sentence that calls this prototype the nearest
+            return f"No part explains a likeness to prototype {which}: as a whole, the two images are not alike."
         if not self.pairs or self.explained < LITTLE:
             return f"{begin}, but no part explains this: the best carry {max(self.explained, 0):.0%}."
         if self.explained > MUCH:
             return f"{begin}, but no part explains this: parts that are alike and parts that are not nearly cancel out."
         links = ", ".join(
-            f"the part {place_of(pair.here)} like the part {place_of(pair.there)} there ({pair.share:.0%})"
-            for pair in self.pairs
+            f"{part_of(pair.here)} like {part_of(pair.there)} there ({pair.share:.0%})" for pair in self.pairs
         )
         too_much = ""
         if self.explained > 1 + ROUNDING:

@@ -26,6 +26,16 @@ def connected(mask: np.ndarray) -> list[np.ndarray]:
     return [numbered == number for number in range(1, n_parts + 1)]
 
 
+def part_of(mask: np.ndarray) -> str:
+    """Returns a mask [h, w] of an image in words.
+
+    Example:
+        >>> part_of(np.array([[True, False, False]] * 3)), part_of(np.ones((3, 3), bool))
+        ('the part on the left', 'nearly all of it')
+    """
+    return "nearly all of it" if mask.mean() >= _NEARLY_ALL else f"the part {place_of(mask)}"
+
+
 def place_of(mask: np.ndarray) -> str:
     """Returns where a mask [h, w] lies, in words that follow "the part".
 
