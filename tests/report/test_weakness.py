@@ -36,7 +36,7 @@ def material_of(model, data, wrong, *, nearest=None, original=None, unfamiliar=(
     _, labels = data
     predicted = labels.clone()
     predicted[list(wrong)] = 1
-    first = torch.tensor([int(torch.nonzero(model.prototypes.labels == k)[0]) for k in range(3)])
+    first = torch.tensor([int(torch.nonzero(model.prototypes.labels == k)[0]) for k in range(model.n_classes)])
     taken_by = first[predicted]
     for row, j in (nearest or {}).items():
         taken_by[row] = j
@@ -107,11 +107,45 @@ def test_what_does_not_stand_out_is_called_not_shown(model, data):
     found = weakest(material_of(model, data, wrong, nearest=taken))
     said = " ".join(found["found"])
     assert found["name"] == model.class_names[2]
-    for name in ("few training images", "unfamiliar test images", "one prototype that takes most errors"):
-        assert name in found["not_shown"]
-    assert "errors that the original makes, too" in found["not_shown"]  # there is no original
+    not_shown = "; ".join(found["not_shown"])
+    for compared in (
+        "at most half as many training images as other classes have (it has 27, and the median of the classes is 27)",
+        "unfamiliar twice as often as those of other classes (0 of 27 that are shown, and 0 of 33 of the others)",
+        "takes more than half of its errors, and several (at most 2 of 4)",
+    ):
+        assert compared in not_shown
+    assert "original" not in not_shown  # there is none, so it was not looked for
     assert "training images: " not in said
     assert "unfamiliar" not in said
+
+
+def test_unfamiliar_images_of_all_classes_are_no_cause_and_both_counts_are_told(model, data):
+    found = weakest(material_of(model, data, range(4), unfamiliar=[*range(6), *range(10, 45)]))
+    compared = "unfamiliar twice as often as those of other classes (6 of 6 that are shown, and 35 of 54 of the others)"
+    assert compared in "; ".join(found["not_shown"])
+
+
+def test_a_prototype_that_takes_the_originals_errors_only_receives_them(model, data):
+    wrong = data[1].clone()
+    wrong[[0, 1, 2]] = 1
+    of_original = " ".join(weakest(material_of(model, data, range(4), original=wrong))["found"])
+    assert "The original gets 3 of these 4 images wrong, too: the prototype receives errors" in of_original
+    own = " ".join(weakest(material_of(model, data, range(4), original=data[1]))["found"])
+    assert "receives errors" not in own
+
+
+def test_few_training_images_are_no_reason_where_a_class_with_as_few_is_right(data):
+    labels = torch.tensor([0] * 6 + [1] * 27 + [2] * 21 + [3] * 6)
+    x = data[0].clone()
+    x[54:, :, 4:, 4:] += 9
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
+    made = convert(net, (x, labels), n_prototypes=2, progress=False)
+    material = material_of(made, (x, labels), range(4))
+    names = made.class_names
+    said = " ".join(weakest(material)["found"])
+    assert f"This alone does not explain it: '{names[3]}' has 6 (6 of 6 test images correct)." in said
+    material.decisions.predicted[54:57] = 1
+    assert "This alone" not in " ".join(weakest(material)["found"])
 
 
 def test_an_original_that_is_right_puts_the_loss_on_the_conversion(model, data):

@@ -25,10 +25,15 @@ _TAKERS, _ERRORS = 4, 8  # prototypes, and errors of each, that are shown
 
 @dataclass(frozen=True)
 class _Cause:
-    """Something that may make a class weak: what it is, and what was measured; None where it does not stand out."""
+    """Something that may make a class weak.
 
-    name: str
-    found: str | None
+    Attributes:
+        found: What stands out, with its figures; None if nothing does.
+        compared: What was compared, with its figures, if nothing stands out; None if it could not be measured.
+    """
+
+    found: str | None = None
+    compared: str | None = None
 
 
 def weakest(material: Material) -> dict[str, Any] | None:
@@ -55,7 +60,7 @@ def weakest(material: Material) -> dict[str, Any] | None:
         "n": int(n[label]),
         "n_wrong": int(n_wrong[label]),
         "found": found,
-        "not_shown": [cause.name for cause in causes if cause.found is None],
+        "not_shown": [cause.compared for cause in causes if cause.found is None and cause.compared is not None],
         "takers": _takers(material, label),
     }
 
@@ -70,11 +75,24 @@ def _explained_of(labels: list[int], n_wrong: Tensor) -> tuple[int, str]:
 
 
 def _training_images(material: Material, label: int) -> _Cause:
+    """Compares the number of training images; classes with as few that are mostly right are named, against it."""
     counts = torch.zeros(material.model.n_classes, dtype=torch.long)
     counts.index_add_(0, material.model.prototypes.labels.cpu(), material.model.prototypes.counts.cpu().long())
     own, median = int(counts[label]), float(counts.double().quantile(0.5))
+    if own > _FEW * median:
+        figures = f"it has {own:,}, and the median of the classes is {median:,.0f}"
+        return _Cause(compared=f"at most half as many training images as other classes have ({figures})")
     text = f"It has few training images: {own:,}, where the median of the classes is {median:,.0f}."
-    return _Cause("few training images", text if own <= _FEW * median else None)
+    decisions, names = material.decisions, material.model.class_names
+    average, others = float((~decisions.wrong).double().mean()), []
+    for k in torch.nonzero(counts <= own)[:, 0].tolist():
+        right = ~decisions.wrong[decisions.labels == k]
+        if k != label and len(right) and float(right.double().mean()) >= average:
+            share = f"{int(right.sum()):,} of {counted(len(right), 'test image')} correct"
+            others.append(f"{names[k]!r} has {int(counts[k]):,} ({share})")
+    if others:
+        text += f" This alone does not explain it: {joined(others)}."
+    return _Cause(text)
 
 
 def _purity(material: Material, label: int) -> _Cause:
@@ -83,14 +101,19 @@ def _purity(material: Material, label: int) -> _Cause:
     of_classes = [purity[(labels == k) & ~purity.isnan()] for k in range(material.model.n_classes)]
     means = [float(values.mean()) for values in of_classes if len(values)]
     own = of_classes[label]
-    name = "impure prototypes of its own"
-    if not len(own) or float(own.mean()) > float(np.median(means)) - _LESS_PURE:
-        return _Cause(name, None)
+    if not len(own):
+        return _Cause()
+    if float(own.mean()) > float(np.median(means)) - _LESS_PURE:
+        figures = f"{float(own.mean()):.0%} on average; the median of the classes is {float(np.median(means)):.0%}"
+        return _Cause(
+            compared=f"prototypes that attract other classes more than is usual, {100 * _LESS_PURE:.0f} points below "
+            f"the median (of the training images that look most like one of them, its own are {figures})"
+        )
     text = (
         f"Its prototypes attract other classes: of the training images that look most like one of them, "
         f"{float(own.mean()):.0%} are its own, on average; the median of the classes is {float(np.median(means)):.0%}."
     )
-    return _Cause(name, text)
+    return _Cause(text)
 
 
 def _starved(material: Material, label: int) -> _Cause:
@@ -98,23 +121,26 @@ def _starved(material: Material, label: int) -> _Cause:
     counts, is_own = p.counts.cpu(), p.labels.cpu() == label
     numbers = torch.nonzero(is_own & (counts < _STARVED))[:, 0].tolist()
     others = float((counts[~is_own] < _STARVED).double().mean())
-    name = "prototypes of single images"
     if not numbers or len(numbers) / int(is_own.sum()) <= others:
-        return _Cause(name, None)
+        figures = f"{len(numbers)} of its {int(is_own.sum())}; of the other classes', {others:.0%}"
+        return _Cause(
+            compared=f"prototypes of fewer than {_STARVED} training images, more often than in other classes "
+            f"({figures})"
+        )
     listed = ", ".join(f"no. {j}: {int(counts[j])}" for j in numbers[:5])
     text = (
         f"{len(numbers)} of its {int(is_own.sum())} prototypes stand for fewer than {_STARVED} training images "
         f"({listed}); of the other classes' prototypes, {others:.0%} do."
     )
-    return _Cause(name, text)
+    return _Cause(text)
 
 
 @torch.no_grad()
 def _room(material: Material, label: int) -> _Cause:
     """Compares the distance to the nearest prototype of another class with the spread of the class's own images."""
-    model, name = material.model, "a near prototype of another class"
+    model = material.model
     if model.has_patches or model.n_classes < 2:
-        return _Cause(name, None)
+        return _Cause()
     project, labels = model.similarity.project, model.prototypes.labels.cpu()
     vectors = project(model.prototypes.vectors)
     store = material.store if material.train_store is None else material.train_store
@@ -122,18 +148,25 @@ def _room(material: Material, label: int) -> _Cause:
     between = euclidean_distances(vectors, vectors).cpu()
     between[labels[:, None] == labels] = torch.inf
     rooms = {k: float(between[labels == k].min()) / spread for k, spread in spreads.items() if spread > 0}
-    if label not in rooms or rooms[label] > _NEAR * float(np.median(list(rooms.values()))):
-        return _Cause(name, None)
+    if label not in rooms:
+        return _Cause()
+    median = float(np.median(list(rooms.values())))
+    images = "test" if material.train_store is None else "training"
+    if rooms[label] > _NEAR * median:
+        figures = f"{rooms[label]:.1f} times the distance of its {images} images to their own prototype"
+        return _Cause(
+            compared=f"a prototype of another class much nearer than is usual: at most {_NEAR:.0%} of the median (it "
+            f"is at {figures}; the median of the classes is {median:.1f} times)"
+        )
     own_rows = torch.nonzero(labels == label)[:, 0]
     place = int(between[own_rows].argmin())
     j, rival = int(own_rows[place // len(labels)]), place % len(labels)
-    images = "test" if material.train_store is None else "training"
     text = (
         f"Its prototype no. {j} is near to no. {rival} of class {model.prototypes.class_of(rival)!r}: their distance "
         f"is {rooms[label]:.1f} times that of its {images} images to their own prototype; the median of the classes is "
-        f"{float(np.median(list(rooms.values()))):.1f} times."
+        f"{median:.1f} times."
     )
-    return _Cause(name, text)
+    return _Cause(text)
 
 
 def _spreads(material: Material, store: EmbeddingStore, vectors: Tensor, labels: Tensor) -> dict[int, float]:
@@ -159,39 +192,42 @@ def _unfamiliar(material: Material, label: int) -> _Cause:
     own, others = flags[True], flags[False]
     share_of_others = sum(others) / len(others) if others else 0.0
     if sum(own) < 2 or sum(own) / len(own) < 2 * share_of_others:
-        return _Cause("unfamiliar test images", None)
+        figures = f"{sum(own)} of {len(own)} that are shown, and {sum(others)} of {len(others)} of the others"
+        return _Cause(compared=f"test images that are unfamiliar twice as often as those of other classes ({figures})")
     text = (
         f"{sum(own)} of its {len(own)} test images shown are unfamiliar: the model knows nothing like them; of the "
         f"other classes, {sum(others)} of {len(others)} are."
     )
-    return _Cause("unfamiliar test images", text)
+    return _Cause(text)
 
 
 def _original(material: Material, label: int) -> _Cause:
-    decisions, name = material.decisions, "errors that the original makes, too"
+    decisions = material.decisions
     if decisions.original is None:
-        return _Cause(name, None)
+        return _Cause()
     wrong = decisions.wrong & (decisions.labels == label)
     n_wrong = int(wrong.sum())
     n_both = int((wrong & (decisions.original != decisions.labels)).sum())
     if n_both > _MOST * n_wrong:
         cause = "so it is not the prototypes that lost these"
-        return _Cause(name, f"The original gets {n_both} of these {n_wrong} images wrong, too, {cause}.")
+        return _Cause(f"The original gets {n_both} of these {n_wrong} images wrong, too, {cause}.")
     if n_both < _MOST * n_wrong:
         cause = "the prototypes lost the others"
-        return _Cause(name, f"The original gets only {n_both} of these {n_wrong} images wrong: {cause}.")
-    return _Cause(
-        name, f"The original gets {n_both} of these {n_wrong} images wrong, too; the prototypes lost the others."
-    )
+        return _Cause(f"The original gets only {n_both} of these {n_wrong} images wrong: {cause}.")
+    return _Cause(f"The original gets {n_both} of these {n_wrong} images wrong, too; the prototypes lost the others.")
 
 
 def _taker(material: Material, label: int) -> _Cause:
-    p, name = material.model.prototypes, "one prototype that takes most errors"
+    p = material.model.prototypes
     taken = _rows_by_taker(material, label)
     n_errors = sum(map(len, taken.values()))
     j, rows = next(iter(taken.items()))
     if len(rows) < 2 or len(rows) <= _MOST * n_errors or int(p.labels[j]) == label:
-        return _Cause(name, None)
+        most = max((len(rows) for j, rows in taken.items() if int(p.labels[j]) != label), default=0)
+        return _Cause(
+            compared=f"one prototype of another class that takes more than half of its errors, and several (at most "
+            f"{most} of {n_errors})"
+        )
     text = f"One prototype takes most of its errors: no. {j} of class {p.class_of(j)!r}, {len(rows)} of {n_errors}."
     n_decided, n_wrong = material.decisions.decided_by(len(p))[j], material.decisions.wrongly_decided_by(len(p))[j]
     are, whole = "is" if n_wrong == 1 else "are", "" if n_decided == 1 else "all "
@@ -199,7 +235,21 @@ def _taker(material: Material, label: int) -> _Cause:
     purity = float(p.purity[j])
     if purity == purity:
         text += f"; {purity:.0%} of the training images that look most like it are of its class"
-    return _Cause(name, f"{text}.")
+    return _Cause(f"{text}.{_already_lost(material, rows)}")
+
+
+def _already_lost(material: Material, rows: list[int]) -> str:
+    """Says of errors that one prototype takes that the original makes most of them, too; nothing if it does not."""
+    decisions = material.decisions
+    if decisions.original is None:
+        return ""
+    n_both = int((decisions.original[rows] != decisions.labels[rows]).sum())
+    if n_both <= _MOST * len(rows):
+        return ""
+    return (
+        f" The original gets {n_both} of these {len(rows)} images wrong, too: the prototype receives errors that the "
+        "network makes."
+    )
 
 
 def _rows_by_taker(material: Material, label: int) -> dict[int, list[int]]:
@@ -213,18 +263,18 @@ def _rows_by_taker(material: Material, label: int) -> dict[int, list[int]]:
 
 def _copies(material: Material, label: int) -> _Cause:
     """Says how many of a class's test images are near duplicates of training images: they flatter it."""
-    name, twins = "near duplicates of training images", material.duplicates
+    twins = material.duplicates
     if twins is None or not twins.with_training:
-        return _Cause(name, None)
+        return _Cause()
     decisions = material.decisions
     rows = [row for row in twins.of_training if int(decisions.labels[row]) == label]
-    if not rows:
-        return _Cause(name, None)
     n = int((decisions.labels == label).sum()) - len(rows)
+    if not rows:
+        return _Cause(compared=f"near duplicates of training images among its test images (0 of {n})")
     right = int((~decisions.wrong & (decisions.labels == label)).sum()) - sum(not decisions.wrong[row] for row in rows)
     are = "is a near duplicate" if len(rows) == 1 else "are near duplicates"
     text = f"{len(rows)} of its test images {are} of training images"
-    return _Cause(name, f"{text}; of the other {n}, {right} {'is' if right == 1 else 'are'} right.")
+    return _Cause(f"{text}; of the other {n}, {right} {'is' if right == 1 else 'are'} right.")
 
 
 _CAUSES: tuple[Callable[[Material, int], _Cause], ...] = (
