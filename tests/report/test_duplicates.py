@@ -11,11 +11,11 @@ from PIL import Image
 
 from lookalike import convert, evaluate
 from lookalike._core.intervals import share
-from lookalike.data import Preprocessing, load_data
+from lookalike.data import Batches, Preprocessing, load_data
 from lookalike.embedding import embed
 from lookalike.report import write_report
 from lookalike.report.commands import Commands
-from lookalike.report.duplicates import Duplicates, Twin, find_duplicates
+from lookalike.report.duplicates import Duplicates, Twin, find_duplicates, mirrored_embeddings
 from lookalike.report.examples import decide
 from tests.report.page import Named
 
@@ -73,8 +73,49 @@ def test_copies_are_marked_where_they_are_shown(net, images, tmp_path):
 
 def test_without_duplicates_that_is_a_good_finding_and_no_section(net, images, tmp_path):
     page = page_of(net, images, list(range(60, 90)), tmp_path)
-    assert "No test image is a near duplicate of a training image or of another test image." in page
+    assert "No test image is a near duplicate of a training image or of another test image, mirrored or not." in page
+    assert "Copies that are cropped, coloured or otherwise edited, and several pictures of one thing, are not" in page
     assert '<section id="duplicates"' not in page
+
+
+def test_mirrored_copies_are_found(net, images, tmp_path):
+    x, y = images
+    train = Named(x[:60], y[:60])
+    sem = convert(net, train, n_prototypes=2, progress=False)
+    # two mirrored training images, and a test image that is there mirrored too
+    test_x = torch.cat([x[60:90], x[:2].flip(3), x[60:61].flip(3)])
+    test = Named(test_x, torch.cat([y[60:90], y[:2], y[60:61]]))
+    write_report(sem, test, tmp_path / "r.html", train=train, **QUICK)
+    page = (tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "2 of the 33 test images are near duplicates of training images, and 2 are near duplicates of one" in page
+    section = re.search(r'<section id="duplicates".*?</section>', page, re.DOTALL)[0]
+    assert section.count("mirrored, equal to the network") == 3
+    assert "as they are or with one of them mirrored" in section
+
+
+def test_an_image_that_is_its_own_mirror_image_is_no_copy(net, images):
+    x, y = images
+    symmetric = x[60:90] + x[60:90].flip(3)
+    sem = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
+    train, test = (embed(sem, part, progress=False) for part in ((x[:60], y[:60]), (symmetric, y[60:90])))
+    mirrored = mirrored_embeddings(sem, Batches((symmetric, y[60:90])), test)
+    np.testing.assert_allclose(mirrored, test.embeddings, atol=1e-5)
+    found = find_duplicates(sem, test, train, decide(sem, test, None), mirrored=mirrored)
+    assert found.twins == []
+    assert found.with_mirrored
+
+
+def test_only_images_that_can_be_read_again_are_mirrored(net, images, monkeypatch):
+    x, y = images
+    sem = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
+    store = embed(sem, (x[60:], y[60:]), progress=False)
+    assert mirrored_embeddings(sem, Batches((x[60:], y[60:])), store).shape == store.embeddings.shape
+    assert mirrored_embeddings(sem, Batches((x[60:].flatten(1), y[60:])), store) is None
+    monkeypatch.setattr("lookalike.report.duplicates._MOST_MIRRORED", 29)
+    assert mirrored_embeddings(sem, Batches((x[60:], y[60:])), store) is None
+    found = Duplicates([], True, 30, 0.9, share(9, 10)).finding()
+    assert "Copies that are mirrored, cropped or otherwise edited" in found.claim
+    assert found.level == "info"
 
 
 def test_what_was_not_compared_is_not_called_free_of_duplicates():
@@ -109,13 +150,14 @@ def test_training_data_that_are_not_the_models_own_are_told_of(net, images, tmp_
         ),
     ],
 )
-def test_a_page_says_that_there_were_too_many_images_to_compare(net, images, most, said):
+def test_a_page_says_that_there_were_too_many_images_to_compare(net, images, monkeypatch, most, said):
     """Nobody takes silence for a clean bill."""
+    monkeypatch.setattr("lookalike.report.duplicates._MOST_IMAGES", most)
     x, y = images
     sem = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
     train, test = (embed(sem, values, progress=False) for values in ((x[:60], y[:60]), (x[60:], y[60:])))
     audit = Commands("m", "photos").audit()
-    found = find_duplicates(sem, test, train, decide(sem, test, None), most_images=most, audit=audit)
+    found = find_duplicates(sem, test, train, decide(sem, test, None), audit=audit)
     assert said in found.note
     assert "'lookalike audit photos --model m -o suspects.html' compares any number" in found.note
     assert found.finding() is None

@@ -39,12 +39,14 @@ class Neighbourhood:
         pairs: Pairs that are alike, the most alike first.
         far: Rows of the samples that are far from everything, the farthest first.
         remoteness: How far each sample is from its third neighbour, in robust standard deviations above the usual [N].
+        usual: The usual distance to the nearest neighbour.
     """
 
     nearest: np.ndarray
     pairs: list[Pair]
     far: np.ndarray
     remoteness: np.ndarray
+    usual: float
 
 
 def look_around(embeddings: np.ndarray) -> Neighbourhood:
@@ -85,7 +87,30 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     remoteness = (logs - middle) / spread
     far = np.flatnonzero(remoteness > _FAR)
     alike.sort(key=lambda pair: (pair.share, pair.first, pair.second))
-    return Neighbourhood(nearest, alike, far[np.argsort(-remoteness[far], kind="stable")], remoteness)
+    return Neighbourhood(nearest, alike, far[np.argsort(-remoteness[far], kind="stable")], remoteness, usual)
+
+
+def look_for(queries: np.ndarray, embeddings: np.ndarray, usual: float, own: np.ndarray) -> list[Pair]:
+    """Finds the samples that are near duplicates of others, which are embedded apart, such as mirrored images.
+
+    Args:
+        queries: [M, D].
+        embeddings: [N, D].
+        usual: The usual distance to the nearest neighbour; see ``Neighbourhood``.
+        own: The row of ``embeddings`` that each query stems from [M]; it is no duplicate of it.
+
+    Returns:
+        The pairs of ``own`` and other rows, the most alike first.
+    """
+    alike = []
+    for query, row in zip(queries.astype(np.float64), own.tolist(), strict=True):
+        distances = np.linalg.norm(embeddings - query, axis=1)
+        distances[row] = np.inf
+        alike += [
+            Pair(row, int(other), float(distances[other]) / usual, bool(distances[other] <= _EQUAL * usual))
+            for other in np.flatnonzero(distances <= _NEAR * usual)
+        ]
+    return sorted(alike, key=lambda pair: (pair.share, pair.first, pair.second))
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
 from lookalike.report.commands import Commands
-from lookalike.report.duplicates import find_duplicates
+from lookalike.report.duplicates import find_duplicates, mirrored_embeddings
 from lookalike.report.examples import decide, explain_examples
 from lookalike.report.extras import fitting_extras
 from lookalike.report.material import Material, PageOptions
@@ -155,9 +155,13 @@ def write_report(
     if train_store is None and not why_no_training:
         why_no_training = _why_not_read(is_given_card, commands)
     n_leaked = card.details.get("data", [{}])[0].get("n_leaked", 0)
+    # to embed an image takes less time than to explain it
+    reads_again = not is_given_card and (budget is None or budget.left > len(store) * examples.seconds_per_image)
+    mirrored = mirrored_embeddings(model, data, store) if reads_again else None
     duplicates = find_duplicates(
-        model, store, train_store, decisions, why_no_training, n_leaked=n_leaked, audit=commands.audit()
-    )
+        model, store, train_store, decisions, why_no_training, n_leaked=n_leaked, audit=commands.audit(),
+        mirrored=mirrored,
+    )  # fmt: skip
     for entry in examples.entries:
         entry["is_copy"] = duplicates is not None and entry["row"] in duplicates.of_training
     material = Material(

@@ -16,7 +16,7 @@ from lookalike._core.intervals import Share, share
 from lookalike._core.wording import counted
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
-from lookalike.embedding.neighbours import look_around
+from lookalike.embedding.neighbours import look_around, look_for
 from lookalike.metrics.context import aligned_labels
 from lookalike.metrics.findings import Finding
 from lookalike.model import PrototypeModel
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _MOST_IMAGES = 7000  # compared in pairs; more would make a report wait for seconds, and ``audit`` compares them
 _FEWEST_IMAGES = 10
+_MOST_MIRRORED = 500  # test images that pass through the network again, mirrored
+_MIRRORED_TOGETHER = 64
 _PAIRS_SHOWN = 12
 _BY_NAME = {True: "equal to the network", False: "nearly equal to the network"}
 
@@ -42,12 +44,19 @@ class Twin:
         other: Row of the other: a training image, or a test image.
         is_training: Whether the other is a training image.
         exact: Whether the network sees no difference.
+        mirrored: Whether they are alike when one is mirrored.
     """
 
     row: int
     other: int
     is_training: bool
     exact: bool
+    mirrored: bool = False
+
+    @property
+    def how(self) -> str:
+        """How they are alike, in words."""
+        return f"{'mirrored, ' if self.mirrored else ''}{_BY_NAME[self.exact]}"
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,7 @@ class Duplicates:
             an original.
         n_leaked: Number of test images that are training images of the model, by their contents.
         audit: The command that lists all pairs; None if there is none for these data.
+        with_mirrored: Whether test images were compared mirrored, too.
     """
 
     twins: list[Twin]
@@ -77,6 +87,7 @@ class Duplicates:
     original_without: float | None = None
     n_leaked: int = 0
     audit: str | None = None
+    with_mirrored: bool = False
 
     @property
     def of_training(self) -> set[int]:
@@ -91,8 +102,9 @@ class Duplicates:
         of_training = self.of_training
         within = {row for twin in self.twins if not twin.is_training for row in (twin.row, twin.other)}
         if not self.twins:
-            claim = "No test image is a near duplicate of a training image or of another test image."
-            return Finding("duplicates", "good", claim) if self.with_training else None
+            claim = "No test image is a near duplicate of a training image or of another test image"
+            claim += f"{', mirrored or not' if self.with_mirrored else ''}. {self._not_found()}"
+            return Finding("duplicates", "info", claim) if self.with_training else None
         lead, parts = "", []
         n_leaked = min(self.n_leaked, len(of_training))
         if n_leaked:
@@ -133,6 +145,11 @@ class Duplicates:
         )
         return claim, f"95% interval without them {self.without.low:.1%} to {self.without.high:.1%}"
 
+    def _not_found(self) -> str:
+        """Says what such a comparison does not find."""
+        kinds = "Copies that are cropped, coloured" if self.with_mirrored else "Copies that are mirrored, cropped"
+        return f"{kinds} or otherwise edited, and several pictures of one thing, are not found in this way."
+
     def _way_out(self) -> str:
         """Says how to list the pairs and what to do with them."""
         listed = "" if self.audit is None else f" '{self.audit}' lists all pairs."
@@ -147,10 +164,10 @@ def find_duplicates(
     train: EmbeddingStore | None,
     decisions: Decisions,
     why_no_training: str = "",
-    most_images: int = _MOST_IMAGES,
     *,
     n_leaked: int = 0,
     audit: str | None = None,
+    mirrored: np.ndarray | None = None,
 ) -> Duplicates | None:
     """Looks for near duplicates as the audit does, in the space in which the model compares images.
 
@@ -160,35 +177,42 @@ def find_duplicates(
         train: Embeddings of its training data; None compares the test images with one another.
         decisions: Decisions on the test data.
         why_no_training: Why there are no training data, and the way out.
-        most_images: Largest number of images to compare.
         n_leaked: Number of test images that are training images of the model, by their contents.
         audit: The command that lists all pairs; None if there is none for these data.
+        mirrored: Embeddings of the test images, mirrored [N, D]; None if they were not embedded.
 
     Returns:
         None if there are too few images to say what a usual distance is.
     """
     accuracy = 1 - float(decisions.wrong.double().mean())
     way_out = "" if audit is None else f": '{audit}' compares any number"
-    too_many = f"as a report compares at most {most_images:,} images{way_out}"
-    if len(store) > most_images:
+    too_many = f"as a report compares at most {_MOST_IMAGES:,} images{way_out}"
+    if len(store) > _MOST_IMAGES:
         note = f"near duplicates were not looked for among {len(store):,} test images, {too_many}"
         return Duplicates([], False, len(store), accuracy, None, note)
-    if train is not None and len(train) + len(store) > most_images:
+    if train is not None and len(train) + len(store) > _MOST_IMAGES:
         why_no_training = f"with the test images they are {len(train) + len(store):,} images, {too_many}"
         train = None
     note = "" if train is not None else f"test images were not compared with training images: {why_no_training}"
     n_train = 0 if train is None else len(train)
     if n_train + len(store) < _FEWEST_IMAGES:
         return None
-    points = [_points(model, embedded) for embedded in (train, store) if embedded is not None]
-    twins = []
-    for pair in look_around(np.concatenate(points)).pairs:
+    points = np.concatenate([_points(model, of.embeddings) for of in (train, store) if of is not None])
+    around = look_around(points)
+    pairs = [(pair, False) for pair in around.pairs]
+    if mirrored is not None:
+        own = np.arange(n_train, len(points))
+        pairs += [(pair, True) for pair in look_for(_points(model, mirrored), points, around.usual, own)]
+    twins, seen = [], set()
+    for pair, is_mirrored in pairs:
         first, second = sorted((pair.first, pair.second))
-        if second < n_train:
-            continue  # both are training images
+        if second < n_train or (first, second) in seen:
+            continue  # both are training images; or two test images are each other's mirror image
+        seen.add((first, second))
         is_training = first < n_train
         row, other = (second, first) if is_training else (first, second)
-        twins.append(Twin(row - n_train, other if is_training else other - n_train, is_training, pair.exact))
+        other = other if is_training else other - n_train
+        twins.append(Twin(row - n_train, other, is_training, pair.exact, is_mirrored))
     twins.sort(key=lambda twin: not twin.is_training)
     is_kept = np.ones(len(store), bool)
     for twin in twins:
@@ -201,13 +225,38 @@ def find_duplicates(
     original_without = None
     if decisions.original is not None and is_kept.any():
         original_without = float((decisions.original == decisions.labels).numpy()[is_kept].mean())
-    return Duplicates(twins, train is not None, len(store), accuracy, without, note, original_without, n_leaked, audit)
+    return Duplicates(
+        twins, train is not None, len(store), accuracy, without, note, original_without, n_leaked, audit,
+        mirrored is not None,
+    )  # fmt: skip
+
+
+def mirrored_embeddings(model: PrototypeModel, batches: Batches, store: EmbeddingStore) -> np.ndarray | None:
+    """Embeds the test images mirrored, in the order of their embeddings.
+
+    Args:
+        model: The model.
+        batches: The test data.
+        store: Embeddings of them.
+
+    Returns:
+        [N, D]; None if they are no images, cannot be read again, or are more than 500, for which a report would wait.
+    """
+    if not batches.can_fetch or len(store) > _MOST_MIRRORED:
+        return None
+    embedded = []
+    for start in range(0, len(store), _MIRRORED_TOGETHER):
+        inputs = batches.fetch(store.indices[start : start + _MIRRORED_TOGETHER])
+        if not isinstance(inputs, Tensor) or inputs.ndim != 4 or not inputs.is_floating_point():
+            return None
+        embedded.append(model.embed(inputs.flip(3)).float().cpu().numpy())
+    return np.concatenate(embedded) if embedded else None
 
 
 @torch.no_grad()
-def _points(model: PrototypeModel, store: EmbeddingStore) -> np.ndarray:
-    """Returns the embeddings in the space of the similarity [N, D']; of a model of patches, their means."""
-    z = torch.from_numpy(np.asarray(store.embeddings, dtype=np.float32)).to(model.device)
+def _points(model: PrototypeModel, embeddings: np.ndarray) -> np.ndarray:
+    """Returns embeddings in the space of the similarity [N, D']; of a model of patches, their means."""
+    z = torch.from_numpy(np.asarray(embeddings, dtype=np.float32)).to(model.device)
     points: np.ndarray = model.similarity.project(model.patches_of(z).mean(1)).float().cpu().numpy()
     return points
 
@@ -222,7 +271,7 @@ def duplicates(material: "Material") -> dict[str, Any] | None:
     names_shown = {entry["row"]: entry["name"] for entry in material.examples.entries}
     pairs = [
         {
-            "how": _BY_NAME[twin.exact],
+            "how": twin.how,
             "images": [
                 _test_image(material, "test image", twin.row, names_shown),
                 _training_image(material, twin.other)
@@ -239,6 +288,7 @@ def duplicates(material: "Material") -> dict[str, Any] | None:
         "n_pairs": len(found.twins),
         "n_training": n_training,
         "note": found.note,
+        "with_mirrored": found.with_mirrored,
     }
 
 
