@@ -274,6 +274,25 @@ def test_a_map_without_a_part_is_not_called_this_part_here(opened, samples):
     assert "part" in checked
 
 
+def test_a_figure_on_unfamiliar_images_opens_all_of_them_and_says_so(opened, samples):
+    n = sum(bool(one["unfamiliar"]) for one in samples)
+    opened.click(".key-figures [data-show=unfamiliar]")
+    assert opened.inner_text("#viewer-title") == f"All {n} unfamiliar test images, correct and wrong"
+    assert opened.locator("#viewer .sample").count() == n
+    opened.keyboard.press("Escape")
+
+
+def test_a_button_for_the_errors_of_classes_shows_no_others(opened, samples):
+    rows = [one["row"] for one in samples if one["label"] == 1 and one["predicted"] != 1]
+    opened.evaluate("""() => {
+      const button = document.querySelector("[data-show=wrong]");
+      button.dataset.labels = "1";
+    }""")
+    opened.click("[data-show=wrong]")
+    assert 0 < opened.locator("#viewer .sample").count() == len(rows)
+    opened.keyboard.press("Escape")
+
+
 def test_the_definition_of_unfamiliar_is_the_same_everywhere(opened, samples):
     """The glossary's: it was "every prototype" in the key and "the nearest" beside an image."""
     definition = "farther from its nearest prototype than every training image behind that prototype"

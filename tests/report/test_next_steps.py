@@ -120,10 +120,16 @@ def test_a_class_that_is_mostly_wrong_is_looked_at_and_gets_more_prototypes(mode
     labels[rows] = 0  # most images called 0 are of class 1
     labels[torch.arange(60, 120)[data[1][60:] == 0][3:]] = 2
     rows = list(range(60, 120))
-    steps, commands, _ = section_of(page_of(model, data, tmp_path, rows, labels, black_box=always(1)))
+    steps, commands, section = section_of(page_of(model, data, tmp_path, rows, labels, black_box=always(1)))
     look = re.compile(r"Look at the wrong images of '.*' \(\d+ of \d+ wrong\).*labelled correctly\?")
     assert any(look.match(step) for step in steps)
-    assert any(step.startswith("Train the original with more images of ") for step in steps)
+    (train,) = [step for step in steps if step.startswith("Train the original with more images of ")]
+    n_wrong, n_of_class = re.search(r"\((\d+) of (\d+) wrong\)", " ".join(steps)).groups()
+    name = model.class_names[0]
+    assert f"it gets most of their wrong test images wrong itself ({n_wrong} of {n_wrong} of {name!r})" in train
+    button = re.search(r'<button[^>]*data-show="wrong"[^>]*>', section)[0]
+    assert f'data-n="{n_wrong}" data-labels="0"' in button  # the class's own errors, not all of them
+    assert int(n_of_class) == int((labels[rows] == 0).sum())
     assert not any(line.startswith("lookalike convert") for line in commands)
     right = page_of(model, data, tmp_path, rows, labels, black_box=always(0), overwrite=True)
     steps, commands, _ = section_of(right)
@@ -181,7 +187,9 @@ def test_the_advice_of_the_conversion_becomes_a_command(model, data, tmp_path):
     try:
         model.provenance = {**before, "advice": {"choices": choices, "best": 1, "n_samples": 60, "sentence": "s."}}
         steps, commands, _ = section_of(page_of(model, data, tmp_path, rows, **options))
-        assert any("90.0% instead of 70.0% of 60 training images were classified" in step for step in steps)
+        (advice,) = [step for step in steps if "90.0% instead of 70.0% of 60 training images were classified" in step]
+        assert "of training images alone" in advice
+        assert "what it gives on test images is not known" in advice
         expected = "lookalike convert 'my model' photos --similarity cosine --n-prototypes 20 -o new-model"
         assert f"{expected} --network net.py:make" in commands
         model.provenance = {**before, "advice": {"choices": choices, "best": None, "n_samples": 60, "sentence": "s."}}

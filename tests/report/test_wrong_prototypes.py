@@ -25,7 +25,10 @@ def material(labels, predicted, nearest):
 
 def test_one_prototype():
     found = _often_wrong(material([0, 0, 0, 1, 1], [1, 1, 0, 1, 1], [2, 2, 0, 2, 3]))
-    assert found.claim == "One prototype decides most of its test images wrongly: no. 2 of class 'b', 2 of 3."
+    assert found.claim == (
+        "Of the prototypes that decide at least 3 test images, one decides most of them wrongly: no. 2 of class 'b', "
+        "2 of 3."
+    )
     assert found.level == "info"
 
 
@@ -34,7 +37,8 @@ def test_several_the_worst_first_and_three_of_them_named():
     nearest = [2] * 3 + [4] * 4 + [0] * 3 + [5] * 5
     predicted = [1] * 3 + [2] * 4 + [0] * 3 + [2] * 5
     assert _often_wrong(material(labels, predicted, nearest)).claim == (
-        "4 prototypes decide most of their test images wrongly: no. 5 of class 'c', 5 of 5; "
+        "Of the prototypes that decide at least 3 test images, 4 decide most of them wrongly: no. 5 of class 'c', "
+        "5 of 5; "
         "no. 4 of class 'c', 4 of 4; no. 0 of class 'a', 3 of 3; and 1 more."
     )
 

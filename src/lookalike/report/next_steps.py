@@ -11,12 +11,31 @@ from lookalike._core.wording import counted
 from lookalike.metrics.class_findings import joined
 from lookalike.metrics.findings import Finding
 from lookalike.report.material import Material
-from lookalike.report.summary import all_findings, often_wrong
+from lookalike.report.summary import FEWEST_DECISIONS, all_findings, often_wrong
 
 _ENOUGH_IMAGES = 100  # on which heat-maps are tested; fewer give a hint
 _MOST_NAMED_CLASSES = 12  # in a command; one that names more could not be read
 _NAMED = 3
 _WARNINGS = ("bad", "caution")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Test images that a button shows.
+
+    Attributes:
+        kind: Which of them, as a filter of the page calls it, e.g. ``"unfamiliar"``.
+        title: What they are.
+        n: Number of them in the test data.
+        labels: Their classes; none for all.
+        text: Text of the button.
+    """
+
+    kind: str
+    title: str
+    n: int
+    labels: tuple[int, ...] = ()
+    text: str = "Show"
 
 
 @dataclass(frozen=True)
@@ -28,14 +47,14 @@ class Step:
         commands: Commands to type, in order; None stands for one that there is not for these data.
         lead: What the commands do; it is left out without any.
         links: Places of the page to look at, as (anchor, text).
-        shows: Test images that a button shows, e.g. ``"unfamiliar"``; None for none.
+        shows: Test images that a button shows; None for none.
     """
 
     text: str
     commands: tuple[str | None, ...] = ()
     lead: str = ""
     links: tuple[tuple[str, str], ...] = ()
-    shows: str | None = None
+    shows: Shown | None = None
 
 
 def next_steps(material: Material) -> dict[str, Any] | None:
@@ -122,7 +141,13 @@ def _labels_of_wrong_classes(material: Material, by_topic: Mapping[str, Finding]
         audit = material.commands.audit()
     elif material.commands.audit() is not None:  # the command is there already
         text += " The list of copies lists labels that are probably wrong, too."
-    return Step(text, (audit,), "The command lists labels that are probably wrong:", (("mistakes", "the images"),))
+    lead = "The command lists labels that are probably wrong:"
+    if not any(entry["label"] in wrong and entry["predicted"] != entry["label"] for entry in material.examples.entries):
+        return Step(text, (audit,), lead)
+    names = joined([repr(material.model.class_names[k]) for k in wrong], _NAMED)
+    n_wrong = sum(_errors(material, k) for k in wrong)
+    shown = Shown("wrong", f"Wrong test images of {names}", n_wrong, tuple(wrong), "Show these images")
+    return Step(text, (audit,), lead, shows=shown)
 
 
 def _prototypes_of_wrong_classes(material: Material, _: Mapping[str, Finding]) -> Step | None:
@@ -132,12 +157,14 @@ def _prototypes_of_wrong_classes(material: Material, _: Mapping[str, Finding]) -
         return None
     if decisions.original is not None:
         of_original = decisions.wrong & (decisions.original != decisions.labels)
-        lost = [k for k in wrong if int((of_original & (decisions.labels == k)).sum()) * 2 <= _errors(material, k)]
+        n_both = {k: int((of_original & (decisions.labels == k)).sum()) for k in wrong}
+        lost = [k for k in wrong if n_both[k] * 2 <= _errors(material, k)]
         if not lost:
             names = joined([repr(model.class_names[k]) for k in wrong], _NAMED)
+            counts = [f"{n_both[k]:,} of {_errors(material, k):,} of {model.class_names[k]!r}" for k in wrong]
             return Step(
-                f"Train the original with more images of {names}: it gets most of these images wrong itself, so more "
-                "prototypes would not help."
+                f"Train the original with more images of {names}: it gets most of their wrong test images wrong itself "
+                f"({joined(counts, _NAMED)}), so more prototypes would not help."
             )
         wrong = lost
     n_prototypes = torch.bincount(model.prototypes.labels.cpu(), minlength=model.n_classes).tolist()
@@ -191,8 +218,12 @@ def _other_choice(material: Material, _: Mapping[str, Finding]) -> Step | None:
     tried = (
         f"{best['accuracy']:.1%} instead of {taken['accuracy']:.1%} of {counted(advice['n_samples'], 'training image')}"
     )
-    text = f"Convert again by the advice of the conversion: held out in turn, {tried} were classified correctly"
-    return None if command is None else Step(f"{text}:", (command,))
+    text = (
+        f"Try the advice of the conversion: {tried} were classified correctly while a part of them was held out in "
+        "turn. This is of training images alone, and images that are nearly copies of each other make it look better "
+        "than it is; what it gives on test images is not known. Convert again, and compare:"
+    )
+    return None if command is None else Step(text, (command,))
 
 
 def _more_test_images(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
@@ -255,7 +286,8 @@ def _unfamiliar(material: Material, by_topic: Mapping[str, Finding]) -> Step | N
         calibrate = material.commands.calibrate("MORE_IMAGES")
     lead = "“Unfamiliar” is a hint here; a calibration makes a test of it, whose rate of false alarms is known:"
     is_shown = any(entry["unfamiliar"] for entry in material.examples.entries)
-    return Step(text, (calibrate,), lead, shows="unfamiliar" if is_shown else None)
+    shown = Shown("unfamiliar", "Unfamiliar test images, correct and wrong", n) if is_shown else None
+    return Step(text, (calibrate,), lead, shows=shown)
 
 
 def _wrong_prototypes(material: Material, _: Mapping[str, Finding]) -> Step | None:
@@ -263,7 +295,7 @@ def _wrong_prototypes(material: Material, _: Mapping[str, Finding]) -> Step | No
     if not worst:
         return None
     which = "the prototype that decides" if len(worst) == 1 else "the prototypes that decide"
-    text = f"Look at {which} most of {'its' if len(worst) == 1 else 'their'} test images wrongly:"
+    text = f"Look at {which} at least {FEWEST_DECISIONS} test images, and most of them wrongly:"
     lead = f"The studio removes or splits {'it' if len(worst) == 1 else 'them'}:"
     links = tuple((f"prototype-{j}", f"no. {j}") for j in worst[:_NAMED])
     return Step(text, (material.commands.studio(),), lead, links)

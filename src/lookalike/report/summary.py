@@ -15,7 +15,7 @@ _WORDS = {
     "good": "Good",
     "info": "Good to know",
 }
-_FEWEST_DECISIONS = 3  # of a prototype that is called wrong
+FEWEST_DECISIONS = 3  # of a prototype that is called wrong
 _NAMED = 3
 _LINKS = {
     "weakest": "weakest",
@@ -36,10 +36,18 @@ def summary(material: Material) -> dict[str, Any]:
         "overall": whole,
         "word": None if whole is None else _WORDS[whole.level],
         "key_figures": _key_figures(material),
+        "titles": _titles(material),
         "findings": [(_WORDS[finding.level], finding) for finding in found],
         "links": _links(material),
         "notes": [note[:1].upper() + note[1:] for note in notes],
     }
+
+
+def _titles(material: Material) -> dict[str, tuple[str, int]]:
+    """Returns the title and number of the images that a key figure opens, where it counts only some of these."""
+    unfamiliar = material.decisions.unfamiliar
+    n = 0 if unfamiliar is None else int(unfamiliar.sum())
+    return {"unfamiliar": (f"All {n:,} unfamiliar test images, correct and wrong", n)} if n > 1 else {}
 
 
 def _links(material: Material) -> dict[str, str]:
@@ -64,7 +72,7 @@ def often_wrong(material: Material) -> list[int]:
     """Returns the prototypes whose decisions on test images are mostly wrong, most errors first."""
     decisions, n_prototypes = material.decisions, len(material.model.prototypes)
     decided, wrong = decisions.decided_by(n_prototypes), decisions.wrongly_decided_by(n_prototypes)
-    often = [j for j, n in enumerate(decided) if n >= _FEWEST_DECISIONS and wrong[j] > n / 2]
+    often = [j for j, n in enumerate(decided) if n >= FEWEST_DECISIONS and wrong[j] > n / 2]
     return sorted(often, key=lambda j: (-wrong[j], j))
 
 
@@ -78,8 +86,12 @@ def _often_wrong(material: Material) -> Finding | None:
     wrong = decisions.wrongly_decided_by(len(prototypes))
     listed = [f"no. {j} of class {prototypes.class_of(j)!r}, {wrong[j]:,} of {decided[j]:,}" for j in worst[:_NAMED]]
     more = f"; and {len(worst) - _NAMED} more" if len(worst) > _NAMED else ""
-    whose = "One prototype decides most of its" if len(worst) == 1 else f"{len(worst)} prototypes decide most of their"
-    return Finding("wrong prototypes", "info", f"{whose} test images wrongly: {'; '.join(listed)}{more}.")
+    which = "one decides" if len(worst) == 1 else f"{len(worst)} decide"
+    text = (
+        f"Of the prototypes that decide at least {FEWEST_DECISIONS} test images, {which} most of them wrongly: "
+        f"{'; '.join(listed)}{more}."
+    )
+    return Finding("wrong prototypes", "info", text)
 
 
 def _with_decisions(finding: Finding, material: Material) -> Finding:

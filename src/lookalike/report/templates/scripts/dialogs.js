@@ -13,7 +13,7 @@ for (const [kind, isPointer] of [["pointerdown", true], ["keydown", false]]) {
 const openDialog = (node, title, ...content) => {
   const heading = node.querySelector(".dialog-head h2");
   heading.textContent = title;
-  node.querySelector(".dialog-body").replaceChildren(...content);
+  node.querySelector(".dialog-body").replaceChildren(...content.filter((child) => child !== null));
   if (!node.open) {
     origins.set(node, { element: document.activeElement, left: window.scrollX, top: window.scrollY });
     node.showModal();

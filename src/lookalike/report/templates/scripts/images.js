@@ -14,7 +14,7 @@ const showImage = (list, index, back) => {
     make("div", { className: "detail", role: "region", "aria-label": `Explanation of ${sample.name}` }, ...detailOf(sample, actions)));
 };
 
-// Shows the images of a choice, of which there are `n` in the test data.
+// Shows the images of a choice, of which there are `n` in the test data; a choice that no filter can make is null.
 const showImages = (title, list, n, choice) => {
   const again = () => showImages(title, list, n, choice);
   leafed = null;
@@ -23,7 +23,7 @@ const showImages = (title, list, n, choice) => {
       ? `${list.length} of these ${n} images are in this report.` : "Select one to see what the model saw in it."),
     make("div", { className: "grid" }, ...list.map((sample, index) =>
       sampleTile(sample, { onclick: () => showImage(list, index, again) }))),
-    make("div", { className: "actions" }, make("button", { type: "button", className: "button",
+    choice && make("div", { className: "actions" }, make("button", { type: "button", className: "button",
       textContent: "Filter the list of test images by this", onclick: () => {
         origins.delete(viewer); // its reader goes on elsewhere
         viewer.close();
@@ -53,10 +53,13 @@ for (const cell of document.querySelectorAll("button.cell")) {
     Number.parseInt(cell.textContent.replaceAll(",", ""), 10), { [kind]: row, predicted: column }));
 }
 for (const button of document.querySelectorAll("button[data-show]")) {
-  const kind = button.dataset.show;
-  const list = samples.filter(kinds[kind]);
-  const title = kind === "disagreeing" ? "Answers that differ from the original’s" : button.dataset.title ?? button.textContent.trim();
-  button.addEventListener("click", () => showImages(title, list, list.length, { kind }));
+  button.addEventListener("click", () => {
+    const { show: kind, title: own, n } = button.dataset;
+    const labels = button.dataset.labels ? button.dataset.labels.split(" ").map(Number) : [];
+    const list = samples.filter((sample) => kinds[kind](sample) && (!labels.length || labels.includes(sample.label)));
+    const title = kind === "disagreeing" ? "Answers that differ from the original’s" : own ?? button.textContent.trim();
+    showImages(title, list, Number(n ?? list.length), labels.length > 1 ? null : { kind, label: String(labels[0] ?? "") });
+  });
 }
 viewer.addEventListener("keydown", (event) => {
   const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
