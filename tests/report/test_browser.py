@@ -360,6 +360,75 @@ def test_links_open_images_and_prototypes(on, page, samples):
     assert on.inner_text("dialog[open] h2").startswith("Prototype 3 of class")
 
 
+def test_what_is_not_shown_of_heat_maps_is_said_beside_them_with_the_way_to_the_finding(opened, page, samples):
+    said = data_of(page)["reservations"]
+    assert "from so few images" in said["text"]
+    row = next(one["row"] for one in samples if one["label"] != one["predicted"] and one["near"][0]["map"])
+    opened.click(f'#mistakes a[href="#image-{row}"]')
+    assert opened.inner_text("#viewer .reservation").startswith(said["text"])
+    opened.click("#viewer .reservation a")
+    assert opened.locator("dialog[open]").count() == 0
+    assert opened.evaluate("location.hash") == f"#{said['anchor']}"
+    box = opened.locator(f"#{said['anchor']}").bounding_box()
+    assert 0 <= box["y"] < opened.viewport_size["height"]
+
+
+def test_an_image_says_how_its_maps_differ_from_the_parts_where_there_are_any(opened):
+    said = "divides the lead over another class among the places of the image"
+    opened.click(".sample >> nth=0")
+    assert said not in opened.inner_text(".detail")  # this page has no section on parts
+    opened.evaluate(
+        """document.querySelector("main").insertAdjacentHTML("beforeend", '<section id="parts"></section>')"""
+    )
+    opened.click(".sample >> nth=1")
+    assert said in opened.inner_text(".detail")
+
+
+def test_prototypes_beside_an_image_are_counted_without_a_gap(opened, samples):
+    for index, one in enumerate(samples[:20]):
+        opened.locator(".sample").nth(index).click()
+        heads = opened.eval_on_selector_all(
+            ".detail .look", "nodes => nodes.map(node => node.querySelector('.caption').textContent)"
+        )
+        assert [near["rank"] for near in one["near"]][:3] == [1, 2, 3]
+        assert heads[0].startswith("1. looks most like")
+        assert heads[1].startswith("2. looks like")
+        assert heads[2].startswith("3. looks like")
+        opened.locator(".detail button:has-text('Close')").click()
+
+
+def test_back_goes_to_the_place_before_and_opens_nothing_that_was_closed(on, page):
+    on.goto(f"{page.as_uri()}#classes")
+    on.evaluate("""() => document.querySelector("#classes").insertAdjacentHTML("beforeend",
+      '<a id="trial" href="#prototype-3">no. 3</a>')""")
+    on.click("#trial")
+    assert on.inner_text("dialog[open] h2").startswith("Prototype 3 of class")
+    on.click("#dialog a:has-text('link to this prototype')")
+    on.wait_for_function("location.hash === '#prototype-3'")
+    on.keyboard.press("Escape")
+    on.wait_for_function("location.hash === ''")
+    on.evaluate("location.hash = '#browse'")
+    on.go_back()
+    assert on.locator("dialog[open]").count() == 0
+    on.go_back()
+    assert on.evaluate("location.hash") == "#classes"
+    assert on.locator("dialog[open]").count() == 0
+
+
+def test_an_image_that_was_closed_leaves_the_address(opened, page):
+    opened.goto(f"{page.as_uri()}#image-140")
+    opened.click(".detail button:has-text('Close')")
+    assert opened.evaluate("location.hash") == ""
+
+
+def test_the_sign_of_the_line_on_heat_maps_is_seen_in_the_dark(opened):
+    opened.emulate_media(color_scheme="dark")
+    look = "node => [getComputedStyle(node).borderTopColor, getComputedStyle(node).boxShadow]"
+    line, ring = opened.locator(".frames .swatch.half").evaluate(look)
+    assert line == "rgb(26, 26, 26)"
+    assert "rgb(255, 255, 255)" in ring  # the page is as dark as the line
+
+
 def test_dialogs_open_at_their_head_and_close_by_escape(on):
     button = on.locator("button.prototype").nth(1)
     button.focus()

@@ -40,6 +40,7 @@ def test_five_right_and_wrong_predictions_are_explained_by_parts(data, tmp_path)
     assert section.count("rather than") == 4
     assert section.count('<img src="data:image/') == 2 * 4
     assert "Concepts" not in section
+    assert "here, the lead over another class is divided among the places of the image" in section
 
 
 def test_concepts_are_listed_with_the_classes_that_they_serve(data, tmp_path):

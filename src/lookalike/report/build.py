@@ -32,6 +32,7 @@ from lookalike.report.extras import fitting_extras
 from lookalike.report.material import Material, PageOptions
 from lookalike.report.page import render
 from lookalike.report.prototypes import prototype_entries
+from lookalike.report.reservations import reservations
 from lookalike.report.sections import render_sections
 from lookalike.report.words import unfamiliar_means
 
@@ -232,6 +233,7 @@ def _page_of(material: Material) -> str:
         "prototypes": prototype_entries(model, material.decisions),
         "samples": material.examples.entries,
         "unfamiliar": unfamiliar_means(model),
+        "reservations": reservations(material),
     }
     return render(material.page.title, subtitle, render_sections(material), data)
 

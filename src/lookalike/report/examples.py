@@ -278,8 +278,13 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions, model: Prot
         "original_map": original_map,
         "original_shows": original_shows,
         "near": [
-            _likeness_entry(near, heat_map, shows, explanation, similarity)
-            for near, heat_map, shows in zip(likenesses, likeness_maps, likeness_shows, strict=True)
+            {
+                **_likeness_entry(near, heat_map, shows, explanation, similarity),
+                "rank": position + 1 if position < len(explanation.likenesses) else None,
+            }
+            for position, (near, heat_map, shows) in enumerate(
+                zip(likenesses, likeness_maps, likeness_shows, strict=True)
+            )
         ],
     }
 

@@ -51,6 +51,7 @@ const leave = () => {
   tile.focus({ preventScroll: true });
   window.scrollTo({ top: before, behavior: "instant" });
   tile.scrollIntoView({ block: "nearest", behavior: "instant" });
+  forget(/^#image-\d+$/);
 };
 
 // Puts the explanation below the row of its image.

@@ -39,10 +39,12 @@ const captionsOfMaps = (here, there) => here === "part" || there !== "part"
 
 const lookOf = (sample, near, rank) => {
   const title = titleOf(near.prototype);
-  const rankText = rank === 0 ? "looks most like" : `${rank + 1}. looks like`;
+  const rankText = near.rank === 1 ? "1. looks most like" : `${near.rank}. looks like`;
   const isExtra = near.is_contrast && (rank > 0 || isWrong(sample));
   const other = prototypes[near.prototype].class;
-  const words = isExtra ? `nearest prototype of “${other}”, which ${isWrong(sample) ? "it is" : "the original says"}` : rankText;
+  const extra = `nearest prototype of “${other}”, which ${isWrong(sample) ? "it is" : "the original says"}`;
+  const ranked = isExtra ? `${rankText} the ${extra}` : rankText;
+  const words = near.rank === null ? extra : ranked;
   const prototypeImage = pictureOf(near.prototype);
   const template = document.querySelector(`template[data-number="${near.prototype}"]`);
   const ownMap = template.content.querySelector('img[alt^="Heat-map"]')?.src;
@@ -76,6 +78,12 @@ const sampleTile = (sample, values) => {
   return tile;
 };
 
+// Why the section on parts may answer otherwise than the heat-maps, if the page has it.
+const otherQuestion = () => (document.getElementById("parts") === null ? [] : [make("p", { className: "muted small" },
+  "These maps show which pixels speak for the likeness to one prototype; ",
+  make("a", { href: "#parts", textContent: "Which part decides?" }),
+  " divides the lead over another class among the places of the image. The two may differ.")]);
+
 const detailOf = (sample, actions) => {
   const originals = make("div", { className: "originals" },
     make("figure", { className: "tile" }, zoomable(sample.image, `Test image ${sample.name}`),
@@ -93,6 +101,7 @@ const detailOf = (sample, actions) => {
     make("div", { className: "detail-head" }, make("h3", { tabIndex: -1 }, ...breakable(sample.name)), ...actions),
     answerOf(sample),
     sample.caution ? make("p", { className: "warning", textContent: `Heat-maps: ${sample.caution}.` }) : "",
+    ...(sample.original_map || sample.near.some((near) => near.map) ? [...reserved(), ...otherQuestion()] : []),
     make("div", { className: "comparison" }, originals,
       make("div", { className: "looks" }, ...sample.near.map((near, rank) => lookOf(sample, near, rank)))),
     make("p", { className: "muted small" }, ...breakable(sample.sentence)),

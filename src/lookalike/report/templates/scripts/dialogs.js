@@ -34,6 +34,13 @@ for (const node of [dialog, lightbox, viewer]) {
   });
 }
 
+// Takes what was closed out of the address.
+const forget = (pattern) => {
+  if (pattern.test(window.location.hash)) {
+    window.history.replaceState(window.history.state, "", window.location.href.split("#")[0]);
+  }
+};
+
 // The lightbox: any picture, larger; the arrow keys go to the other pictures beside it.
 let enlarged = [];
 let position = 0;

@@ -1,5 +1,5 @@
 // Small helpers: elements, numbers, pictures.
-const { classes, prototypes, samples, unfamiliar: unfamiliarMeans } = JSON.parse(document.getElementById("data").textContent);
+const { classes, prototypes, samples, unfamiliar: unfamiliarMeans, reservations } = JSON.parse(document.getElementById("data").textContent);
 
 const make = (tag, values = {}, ...children) => {
   const node = document.createElement(tag);
@@ -39,3 +39,7 @@ for (const image of document.images) sharpen(image);
 const zoomable = (source, alt, caption) =>
   make("button", { type: "button", className: "zoom", "data-caption": caption ?? alt },
     sharpen(make("img", { src: source, alt, loading: "lazy" })));
+
+// What is not shown of the model's heat-maps, to be said beside them.
+const reserved = () => (reservations === null ? [] : [make("p", { className: "muted small reservation" },
+  `${reservations.text} `, make("a", { href: `#${reservations.anchor}`, textContent: "What was found" }))]);

@@ -8,6 +8,7 @@ const contentOf = (j) => {
   const content = document.querySelector(`template[data-number="${j}"]`).content.cloneNode(true);
   for (const image of content.querySelectorAll("button.nearest img")) image.src = pictureOf(j);
   for (const image of content.querySelectorAll("img")) sharpen(image);
+  if (content.querySelector('img[alt^="Heat-map"]')) content.append(...reserved());
   return content;
 };
 
