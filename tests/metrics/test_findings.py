@@ -152,7 +152,7 @@ def test_only_a_model_that_mostly_agrees_is_good_however_often_the_original_errs
 @pytest.mark.parametrize(("good", "most"), [(0.9, "10%"), (0.97, "3%"), (0.8, "20%")])
 def test_a_caution_says_how_many_answers_may_differ(good, most):
     finding, _ = agreeing(0.77, 10_000, thresholds=Thresholds(good_agreement=good))
-    assert finding.text.endswith(f": 23.0% of the answers differ, where {most} at most are called good.")
+    assert finding.text.endswith(f": 23.0% of the answers differ; a model is called good if at most {most} do.")
 
 
 def test_an_agreement_that_is_asked_for_decides_alone():
@@ -222,6 +222,10 @@ def test_all_weakest_classes_are_named_and_all_that_they_are_taken_for():
     assert (
         "The others of the 12 images of 'bee' are taken for 'cat' and 'dog', equally often (the original: 66.7%" in both
     )
+    none = weakest_of((0, 9, 9, 1), (1, 0, 6, 0))
+    taken = "all 12 of its test images are taken for 'ant' most often (the original: 50.0% correct)"
+    assert none == f"Its weakest class is 'bee': {taken}."
+    assert "The 12 images of 'ant' are taken for 'bee' most often" in weakest_of((0, 0, 6, 1), (1, 0, 6, 0))
     of_five = weakest_of(*((label, 4, 6, 0) for label in range(5)))
     assert "are 'ant', 'bee', 'cat', 'dog' and 'eel': 33.3%" in of_five
     assert "are 0, 1, 2, 3, 4, 5, 6, 7 and 2 other classes" in f"are {joined([str(k) for k in range(10)], 8)}"

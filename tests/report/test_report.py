@@ -306,6 +306,17 @@ def test_what_few_images_show_of_heat_maps_is_neither_called_good_nor_green(net,
     assert "good" not in rule
 
 
+def test_figures_of_training_images_are_called_so_and_not_taken_for_accuracy(page):
+    text = page.read_text(encoding="utf-8")
+    for section, said in (
+        ("prototypes", "Purity is of training images"),
+        ("classes", "It is of training images alone"),
+    ):
+        shown = re.search(rf'<section id="{section}".*?</section>', text, re.DOTALL)[0]
+        assert said in shown
+        assert "says nothing of how many test images are classified correctly" in shown
+
+
 def test_wrong_answers_on_unfamiliar_images_stand_beside_the_others(page, net, blobs, tmp_path):
     entries = data_of(page)["samples"]
     wrong = [entry["predicted"] != entry["label"] for entry in entries]

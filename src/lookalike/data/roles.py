@@ -175,10 +175,10 @@ def _all_or_none(record: TrainingRecord, train: ImageFiles) -> ImageFiles:
 
 def _describe_split(split: Split | None) -> str:
     if split is None:
-        return "in parts as they come"
+        return "in the parts that the data come in"
     return {
         "seed": f"split by seed {split.seed}",
-        "parts": "in parts as they come",
+        "parts": "in the parts that the data come in",
         "known": "by the training images that the model remembers",
         "whole": "all to test on",
     }[split.by]

@@ -26,6 +26,13 @@ _WORTH = (
     "robustness", "localisation", "embedding",
 )  # fmt: skip
 
+_IN_WORDS = {
+    "robustness": ", which tests whether heat-maps point to pixels that the model needs",
+    "explanations": ", which compares the heat-maps with the original's",
+    "localisation": ", which tests whether heat-maps are on the objects",
+    "sanity": ", which tests whether heat-maps depend on what the network learned",
+}  # sections whose names do not tell a reader what is missing
+
 
 class OutOfTimeError(Exception):
     """Ends a section in the middle: the time is over."""
@@ -151,7 +158,7 @@ class Plan:
         """Returns a sentence on what was left out."""
         if self.budget is None or not self.left_out:
             return []
-        names = "; ".join(f"{name} ({reason})" for name, reason in self.left_out.items())
+        names = "; ".join(f"{name}{_IN_WORDS.get(name, '')} ({reason})" for name, reason in self.left_out.items())
         return [self.budget.left_out(names)]
 
     def announcement(self, n_runs: int) -> str | None:

@@ -55,8 +55,9 @@ def _within_chance(lost: list[dict[str, Any]], names: list[str], n_classes: int)
     worst = sorted(lost, key=lambda entry: entry["difference"]["value"])
     losses = [f"{names[entry['label']]!r} ({-100 * entry['difference']['value']:.1f} points)" for entry in worst]
     text = (
-        f"Of single classes, {listing(losses, _NAMED)} lost accuracy; chance alone does as much to {n_classes} classes "
-        "of so few images (Holm, 5%)."
+        f"Of single classes, {listing(losses, _NAMED)} lost accuracy. With so few images, that may be chance: among "
+        f"{n_classes} classes, some lose as much without being worse (tested at 5%, with Holm's correction for so many "
+        "classes)."
     )
     return [Finding("classes", "info", text)]
 
@@ -87,17 +88,21 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
         return None  # no class has a mistake
     overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
     if len(worst) == 1:
-        text = (
-            f"Its weakest class is {names[worst[0]['label']]!r}: {lowest:.1%} of its {worst[0]['n']:,} test images are "
-            f"correct, and the others are taken for {_most_often(worst[0], names)}"
-            f"{_original(worst[0])}"
-        )
+        name, n = names[worst[0]["label"]], worst[0]["n"]
+        taken = f"taken for {_most_often(worst[0], names)}{_original(worst[0])}"
+        if lowest == 0:
+            images = "its only test image is" if n == 1 else f"all {n:,} of its test images are"
+            text = f"Its weakest class is {name!r}: {images} {taken}"
+        else:
+            correct = f"{lowest:.1%} of its {n:,} test images are correct"
+            text = f"Its weakest class is {name!r}: {correct}, and the others are {taken}"
     else:
         listed = joined([repr(names[entry["label"]]) for entry in worst], WEAKEST_NAMED)
         text = f"Its weakest classes are {listed}: {lowest:.1%} of the test images of each are correct"
         for entry in worst[:_TIED]:
+            which = f"The others of the {entry['n']:,}" if lowest else f"The {entry['n']:,}"
             text += (
-                f". The others of the {entry['n']:,} images of {names[entry['label']]!r} are taken for "
+                f". {which} images of {names[entry['label']]!r} are taken for "
                 f"{_most_often(entry, names)}{_original(entry)}"
             )
     for entry in worst[:_TIED]:
@@ -129,6 +134,7 @@ def _tied(entry: Mapping[str, Any], key: str, names: list[str]) -> str:
 
 
 def _most_often(entry: Mapping[str, Any], names: list[str]) -> str:
+    """Returns what a class is taken for; *most often* where it is taken for several and not for these equally often."""
     is_tied = len(tied_labels(entry, "mistaken_for")) > 1
     return f"{_tied(entry, 'mistaken_for', names)}{', equally often' if is_tied else ' most often'}"
 

@@ -99,7 +99,7 @@ def _agreement(
         return Finding("agreement", "caution", text, headline=headline + same)
     if agreement < good:
         differing = f"{1 - agreement:.1%} of the answers differ"
-        text = f"{text}: {differing}, where {1 - good:.0%} at most are called good."
+        text = f"{text}: {differing}; a model is called good if at most {1 - good:.0%} do."
         return Finding("agreement", "caution", text, headline=f"{differing} from the original's")
     if agreement >= ENOUGH_AGREEMENT:
         headline = "This model can stand for the original"

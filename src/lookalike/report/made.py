@@ -6,6 +6,8 @@ from typing import Any
 import torch
 
 from lookalike._core.wording import counted
+from lookalike.metrics import Scorecard
+from lookalike.metrics.sections import SECTIONS
 from lookalike.report.material import Material
 
 CLUSTERERS_IN_WORDS = {
@@ -53,7 +55,7 @@ def made_in_words(material: Material) -> list[tuple[str, str]]:
         ("likeness", _with_name(SIMILARITIES_IN_WORDS, info["similarity"])),
         ("answer", _answer(info["classifier"])),
         ("heat-maps", _heat_maps(material)),
-        ("measured on", _measured(info)),
+        ("measured on", _measured(material.card)),
         ("calculated in", _PRECISIONS.get(str(info["options"].get("precision")))),
         ("made with", f"lookalike {info['versions'].get('lookalike', '')}".strip()),
     ]
@@ -124,16 +126,17 @@ def _heat_maps(material: Material) -> str | None:
     return f"start by the rule {material.explainer.rule}{through}"
 
 
-def _measured(info: Mapping[str, Any]) -> str:
-    """Returns on how many images the figures rest, and how often explanations were measured."""
+def _measured(card: Scorecard) -> str:
+    """Returns on how many images the figures rest, and how often explanations were measured, if they were."""
+    info, measured = card.info, set(card.details)
     text = f"answers on all {counted(info['n_test'], 'test image')}"
-    if not info["samples"]:
+    if not info["samples"] or not any(SECTIONS[name].per_run for name in measured & set(SECTIONS)):
         return text
     options = info["options"]
     n_images = len(info["samples"][0])
     runs = "" if info["n_runs"] == 1 else f", {counted(info['n_runs'], 'time')} with other images"
     text += f"; explanations on {n_images:,} of them{runs}"
-    if "robustness" in info.get("sections", ()):
+    if "robustness" in measured:
         orders = counted(options["n_draws"], "random order")
         text += f", whose pixels turn to noise in {counted(options['n_steps'], 'step')}, compared with {orders}"
     return text
