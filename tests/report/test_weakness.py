@@ -134,6 +134,18 @@ def test_a_prototype_that_takes_the_originals_errors_only_receives_them(model, d
     assert "receives errors" not in own
 
 
+def test_a_class_whose_images_are_its_prototypes_is_not_compared_by_their_distance(data):
+    """Their distance to their own prototype is 0 but for rounding, of which any other is many thousand times."""
+    labels = torch.tensor([0] * 6 + [1] * 27 + [2] * 27)
+    x = data[0].clone()
+    x[1:3], x[4:6] = x[0], x[3] + 1e-5 * torch.randn(2, 1, 8, 8)
+    x[1:3] += 1e-5 * torch.randn(2, 1, 8, 8)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
+    made = convert(net, (x, labels), n_prototypes=2, progress=False)
+    found = weakest(material_of(made, (x, labels), range(4)))
+    assert "times" not in "; ".join([*found["found"], *found["not_shown"]])
+
+
 def test_few_training_images_are_no_reason_where_a_class_with_as_few_is_right(data):
     labels = torch.tensor([0] * 6 + [1] * 27 + [2] * 21 + [3] * 6)
     x = data[0].clone()

@@ -18,6 +18,7 @@ from lookalike.report.material import Material
 _FEW = 0.5  # of the median number of training images: a class with at most this share has few
 _STARVED = 3  # a prototype of fewer training images shows single images, not what they have in common
 _LESS_PURE = 0.1  # below the median purity of the classes
+_NO_SPREAD = 0.01  # of the median: most images of such a class are prototypes themselves, at no distance
 _NEAR = 0.75  # of the median room between classes
 _MOST = 0.5  # of the errors
 _TAKERS, _ERRORS = 4, 8  # prototypes, and errors of each, that are shown
@@ -106,8 +107,8 @@ def _purity(material: Material, label: int) -> _Cause:
     if float(own.mean()) > float(np.median(means)) - _LESS_PURE:
         figures = f"{float(own.mean()):.0%} on average; the median of the classes is {float(np.median(means)):.0%}"
         return _Cause(
-            compared=f"prototypes that attract other classes more than is usual, {100 * _LESS_PURE:.0f} points below "
-            f"the median (of the training images that look most like one of them, its own are {figures})"
+            compared=f"less pure prototypes, by {100 * _LESS_PURE:.0f} points, than is usual (of the training images "
+            f"that look most like one of them, its own are {figures})"
         )
     text = (
         f"Its prototypes attract other classes: of the training images that look most like one of them, "
@@ -147,7 +148,10 @@ def _room(material: Material, label: int) -> _Cause:
     spreads = _spreads(material, store, vectors, labels)
     between = euclidean_distances(vectors, vectors).cpu()
     between[labels[:, None] == labels] = torch.inf
-    rooms = {k: float(between[labels == k].min()) / spread for k, spread in spreads.items() if spread > 0}
+    usual = float(np.median(list(spreads.values()))) if spreads else 0.0
+    rooms = {
+        k: float(between[labels == k].min()) / spread for k, spread in spreads.items() if spread > _NO_SPREAD * usual
+    }
     if label not in rooms:
         return _Cause()
     median = float(np.median(list(rooms.values())))
