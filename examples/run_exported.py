@@ -94,6 +94,9 @@ def main(exported: Path, photograph: Path) -> None:
     calibration = described["calibration"]
     if calibration is None:
         print("not calibrated: nothing is promised about this probability")
+    else:
+        error, n = calibration["after"]["ece"], calibration["n_validation"]
+        print(f"calibrated: on {n} other images such probabilities are off by {100 * error:.1f} points on average")
     if answer["unfamiliar"]:
         print(
             "unfamiliar: it is farther from its nearest prototype than every training image behind that prototype "

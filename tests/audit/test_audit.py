@@ -11,6 +11,7 @@ from sklearn.metrics import average_precision_score
 
 from lookalike import LookalikeError, convert
 from lookalike.audit import audit, check_labels
+from lookalike.audit.labels import check_other_labels
 from lookalike.audit.page import audit_page
 from lookalike.audit.prototypes import prototype_faults
 from lookalike.audit.suspects import Audit
@@ -38,6 +39,31 @@ def test_flipped_labels_rank_first():
     true = load_digits().target
     found = wrong & checked.suspect
     assert (checked.predicted[found] == true[found]).mean() > 0.95
+
+
+def test_flipped_labels_of_test_images_are_found_by_the_training_images():
+    z, labels, wrong = flipped_digits(0)
+    train, test = np.arange(len(z)) % 3 > 0, np.arange(len(z)) % 3 == 0
+    checked = check_labels(z[train], labels[train], 10)
+    of_test = check_other_labels(checked, z[train], labels[train], (z[test], labels[test]))
+    assert average_precision_score(wrong[test], of_test.margins) > 0.95
+    assert wrong[test][of_test.suspect].mean() > 0.8
+    assert of_test.suspect.sum() > 0.7 * wrong[test].sum()
+    true = load_digits().target[test]
+    found = wrong[test] & of_test.suspect
+    assert (of_test.predicted[found] == true[found]).mean() > 0.95
+
+
+def test_an_audit_names_test_images_with_another_class(net, blobs):
+    x, y = blobs
+    wrong = y[60:].clone()
+    wrong[4] = (wrong[4] + 1) % 3
+    model = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
+    found = audit(model, (x[:60], y[:60]), (x[60:], wrong), progress=False)
+    assert [(suspect.part, suspect.sample) for suspect in found.of_kind("label")] == [("test", 4)]
+    assert found.of_kind("label")[0].suggested == model.class_names[int(y[64])]
+    right = audit(model, (x[:60], y[:60]), (x[60:], y[60:]), progress=False)
+    assert not right.of_kind("label")
 
 
 def test_the_suspects_are_those_of_confident_learning():

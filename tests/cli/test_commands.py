@@ -1,6 +1,8 @@
 import json
+import shlex
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -306,3 +308,27 @@ def test_a_temperature_is_fitted_given_or_refused(network_file, image_folder, tm
     for value in ("warm", "0", "nan"):
         error = mistake(*command, "-o", tmp_path / "d", "--temperature", value)
         assert f"--temperature takes 'auto' or a number above 0, not '{value}'" in error
+
+
+def test_the_command_to_type_next_works_as_it_stands(network_file, image_folder, tmp_path, monkeypatch):
+    """Also in a folder with a broken file and an earlier report."""
+    monkeypatch.chdir(tmp_path)
+    (image_folder / "train" / "ant" / "note.jpg").write_text("no picture")
+    (tmp_path / "report.html").write_text("an earlier one")
+    network, size = f"{network_file}:make", ("--image-size", 8, "--mean", 0, "--std", 1)
+    done = run("convert", network, image_folder, "-o", "m", "--n-prototypes", 1, "--on-error", "skip", *size).output
+    words = shlex.split(done.split("Next: lookalike ")[1].splitlines()[0])
+    assert words[-4:] == ["--on-error", "skip", "-o", "report-2.html"]
+    shown = run(
+        "evaluate", "m", image_folder, "--only", "transparency", "--on-error", "skip", "--network", network
+    ).output
+    words = shlex.split(shown.split("Next: lookalike ")[1].splitlines()[0])
+    assert " ".join(words).startswith(f"report m {image_folder} --on-error skip -o report-2.html")
+
+
+def test_a_free_name_is_the_first_that_is_free(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert console.free_name("report.html") == "report.html"
+    for name in ("report.html", "report-2.html"):
+        Path(name).touch()
+    assert console.free_name("report.html") == "report-3.html"

@@ -60,7 +60,8 @@ def test_predict_prints_the_set_of_a_calibrated_model(calibrated, place):
     assert {"set", "p_value", "coverage", "unfamiliar", "answered"} == set(rows[0]["doubt"])
     printed = run("predict", folder, *options).stdout
     assert "set, coverage 0.95" in printed
-    assert "The probabilities are calibrated." in printed
+    assert "The probabilities were calibrated on " in printed
+    assert " on average" in printed
     table = list(csv.DictReader(io.StringIO(run("predict", folder, *options, "--csv").stdout)))
     assert [json.loads(line["set"]) for line in table] == [[m["class"] for m in row["doubt"]["set"]] for row in rows]
     assert [line["answered"] for line in table] == [str(row["doubt"]["answered"]) for row in rows]

@@ -36,6 +36,8 @@ class LabelCheck:
         predicted: The most probable class [N].
         suspect: Whether the label is probably wrong [N].
         nearest: Classes of the three most similar prototypes [N, 3], most similar first; −1 where there are fewer.
+        temperature: What similarities are divided by before they become probabilities.
+        usual: Mean probability of each class for the samples that are labelled with it [K]; 1 without any.
     """
 
     probabilities: np.ndarray
@@ -43,6 +45,8 @@ class LabelCheck:
     predicted: np.ndarray
     suspect: np.ndarray
     nearest: np.ndarray
+    temperature: float
+    usual: np.ndarray
 
 
 @torch.no_grad()
@@ -84,16 +88,66 @@ def check_labels(
             embeddings, labels, n_classes, similarity, folds, trusted, n_prototypes=n_prototypes, seed=seed
         )
         trusted = scores.argmax(1).numpy() == labels
-    log_p = (scores / _temperature(scores, labels)).double().log_softmax(1).numpy()
+    temperature = _temperature(scores, labels)
+    probabilities = (scores / temperature).double().softmax(1).numpy()
+    usual = np.array([probabilities[labels == k, k].mean() if (labels == k).any() else 1.0 for k in range(n_classes)])
+    return _checked(scores, labels, nearest, temperature, usual)
+
+
+@torch.no_grad()
+def check_other_labels(
+    checked: LabelCheck,
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    others: tuple[np.ndarray, np.ndarray],
+    similarity: Similarity | None = None,
+    *,
+    n_prototypes: int = 10,
+    seed: int = 0,
+) -> LabelCheck:
+    """Compares other samples, such as test images, with prototypes of all samples whose label is not in doubt.
+
+    Args:
+        checked: The check of the samples.
+        embeddings: [N, D].
+        labels: Classes of the samples [N].
+        others: Embeddings [M, D] and labels [M] of the other samples.
+        similarity: As in ``check_labels``, as are the options.
+        n_prototypes: Prototypes per class.
+        seed: Seed of the clustering.
+
+    Returns:
+        The check of the other samples, by the temperature and the usual probabilities of the samples.
+    """
+    similarity = similarity or make_similarity("l2")
+    n_classes = len(checked.usual)
+    scores, nearest = _no_scores(len(others[1]), n_classes)
+    learned = _learned(
+        embeddings, labels, np.ones(len(labels), bool), similarity, checked.predicted == labels, n_classes,
+        n_prototypes=n_prototypes, seed=seed,
+    )  # fmt: skip
+    _score(others[0], np.arange(len(others[1])), learned, similarity, scores, nearest)
+    return _checked(scores, others[1], nearest, checked.temperature, checked.usual)
+
+
+def _checked(
+    scores: Tensor, labels: np.ndarray, nearest: np.ndarray, temperature: float, usual: np.ndarray
+) -> LabelCheck:
+    """Applies the rule to class scores [N, K]."""
+    log_p = (scores / temperature).double().log_softmax(1).numpy()
     rows = np.arange(len(labels))
     log_p_of_others = log_p.copy()
     log_p_of_others[rows, labels] = -np.inf
     log_p_of_label = np.maximum(log_p[rows, labels], -1e6)  # a class of one sample has no prototypes without it
+    margins = log_p_of_others.max(1) - log_p_of_label
     probabilities = np.exp(log_p)
-    usual = np.array([probabilities[labels == k, k].mean() if (labels == k).any() else 1.0 for k in range(n_classes)])
     predicted = probabilities.argmax(1)
     suspect = (predicted != labels) & (probabilities[rows, predicted] >= np.minimum(usual, _CERTAIN)[predicted])
-    return LabelCheck(probabilities, log_p_of_others.max(1) - log_p_of_label, predicted, suspect, nearest)
+    return LabelCheck(probabilities, margins, predicted, suspect, nearest, temperature, usual)
+
+
+def _no_scores(n: int, n_classes: int) -> tuple[Tensor, np.ndarray]:
+    return torch.full((n, n_classes), -torch.inf), np.full((n, 3), -1)
 
 
 def _folds(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:
@@ -118,32 +172,60 @@ def _out_of_fold(
     seed: int,
 ) -> tuple[Tensor, np.ndarray]:
     """Returns class scores [N, K] and the classes of the three most similar prototypes [N, 3], fold by fold."""
-    scores = torch.full((len(labels), n_classes), -torch.inf)
-    nearest = np.full((len(labels), 3), -1)
+    scores, nearest = _no_scores(len(labels), n_classes)
     for fold in np.unique(folds):
-        vectors, prototype_labels = [], []
-        for k in range(n_classes):
-            outside_fold = np.flatnonzero((folds != fold) & (labels == k))
-            if not len(outside_fold):
-                continue
-            number = max(1, min(n_prototypes, len(outside_fold) // _LEAST_PER_PROTOTYPE))
-            fitting = outside_fold[trusted[outside_fold]]
-            rows = fitting if number >= _FEW and len(fitting) else outside_fold
-            points = similarity.project(_read(embeddings, rows)).numpy()
-            centres = cluster(points, number, n_init=3, seed=seed).centres
-            vectors.append(similarity.unproject(torch.from_numpy(np.ascontiguousarray(centres))))
-            prototype_labels += [k] * len(centres)
-        prototypes, classes = torch.cat(vectors), torch.tensor(prototype_labels)
-        members = np.flatnonzero(folds == fold)
-        step = max(256, _CELLS // max(len(prototypes), embeddings.shape[1]))
-        for start in range(0, len(members), step):
-            chunk = members[start : start + step]
-            similarities = similarity(_read(embeddings, chunk), prototypes)
-            block = similarities.new_full((len(chunk), n_classes), -torch.inf)
-            scores[chunk] = block.scatter_reduce(1, classes.expand_as(similarities), similarities, "amax").float()
-            top = classes[similarities.topk(min(3, len(prototypes)), dim=1).indices].numpy()
-            nearest[chunk, : top.shape[1]] = top
+        learned = _learned(
+            embeddings, labels, folds != fold, similarity, trusted, n_classes, n_prototypes=n_prototypes, seed=seed
+        )
+        _score(embeddings, np.flatnonzero(folds == fold), learned, similarity, scores, nearest)
     return scores, nearest
+
+
+def _learned(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    outside_fold: np.ndarray,
+    similarity: Similarity,
+    trusted: np.ndarray,
+    n_classes: int,
+    *,
+    n_prototypes: int,
+    seed: int,
+) -> tuple[Tensor, Tensor]:
+    """Returns prototypes [P, D] of the samples outside of a fold [N], and their classes [P]."""
+    vectors, prototype_labels = [], []
+    for k in range(n_classes):
+        of_class = np.flatnonzero(outside_fold & (labels == k))
+        if not len(of_class):
+            continue
+        number = max(1, min(n_prototypes, len(of_class) // _LEAST_PER_PROTOTYPE))
+        fitting = of_class[trusted[of_class]]
+        rows = fitting if number >= _FEW and len(fitting) else of_class
+        points = similarity.project(_read(embeddings, rows)).numpy()
+        centres = cluster(points, number, n_init=3, seed=seed).centres
+        vectors.append(similarity.unproject(torch.from_numpy(np.ascontiguousarray(centres))))
+        prototype_labels += [k] * len(centres)
+    return torch.cat(vectors), torch.tensor(prototype_labels)
+
+
+def _score(
+    embeddings: np.ndarray,
+    members: np.ndarray,
+    learned: tuple[Tensor, Tensor],
+    similarity: Similarity,
+    scores: Tensor,
+    nearest: np.ndarray,
+) -> None:
+    """Writes the class scores of some samples, and the classes of their three most similar prototypes."""
+    prototypes, classes = learned
+    step = max(256, _CELLS // max(len(prototypes), embeddings.shape[1]))
+    for start in range(0, len(members), step):
+        chunk = members[start : start + step]
+        similarities = similarity(_read(embeddings, chunk), prototypes)
+        block = similarities.new_full((len(chunk), scores.shape[1]), -torch.inf)
+        scores[chunk] = block.scatter_reduce(1, classes.expand_as(similarities), similarities, "amax").float()
+        top = classes[similarities.topk(min(3, len(prototypes)), dim=1).indices].numpy()
+        nearest[chunk, : top.shape[1]] = top
 
 
 def _read(embeddings: np.ndarray, rows: np.ndarray) -> Tensor:

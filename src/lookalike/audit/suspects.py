@@ -18,7 +18,7 @@ from lookalike._core.names import spreadsheet_cell
 from lookalike._core.progress import progress_bar
 from lookalike._core.untouched import keeps_random_states
 from lookalike._core.wording import counted, counted_of
-from lookalike.audit.labels import LabelCheck, check_labels
+from lookalike.audit.labels import LabelCheck, check_labels, check_other_labels
 from lookalike.audit.prototypes import prototype_faults
 from lookalike.audit.shortcuts import MOST_PROTOTYPES, find_shortcuts, n_steps_of_search
 from lookalike.editing.sources import Source, source_of
@@ -190,7 +190,8 @@ def audit(
         model: Its encoder and similarity decide which images are alike. Its prototypes are checked if it was converted
             with ``train``.
         train: The data to look at, as for ``convert``, or their ``EmbeddingStore``.
-        test: Test data: duplicates between both parts are found, too.
+        test: Test data: their labels are compared with the training images', and duplicates between both parts are
+            found, too.
         sources: Where each training sample comes from, or a function from a sample's file name to that.
         ranking: Order of the label suspects: by the ``"prototypes"``' log-probabilities, or by ``"cleanlab"``'s scores
             of the same probabilities (``pip install cleanlab``).
@@ -225,7 +226,13 @@ def audit_sources(
     checked = check_labels(
         data.store.embeddings, data.labels, len(names), similarity, n_prototypes=n_prototypes, seed=seed
     )
-    suspects = _label_suspects(data, checked, names, ranking)
+    suspects = _label_suspects(data, "train", checked, names, ranking)
+    if tested is not None:
+        others = tested.store.embeddings, tested.labels
+        of_test = check_other_labels(
+            checked, data.store.embeddings, data.labels, others, similarity, n_prototypes=n_prototypes, seed=seed
+        )
+        suspects += _label_suspects(tested, "test", of_test, names, ranking)
     notes += _note_of_weak_model(checked, data.labels)
     suspects += _pair_and_far_suspects(data, tested, names, similarity)
     if _is_of_conversion(model, data):
@@ -248,7 +255,7 @@ def _note_of_weak_model(checked: LabelCheck, labels: np.ndarray) -> list[str]:
     ]
 
 
-def _label_suspects(data: Source, checked: LabelCheck, names: list[str], ranking: Ranking) -> list[Suspect]:
+def _label_suspects(data: Source, part: str, checked: LabelCheck, names: list[str], ranking: Ranking) -> list[Suspect]:
     """Returns the samples whose label is probably wrong."""
     scores = checked.margins if ranking == "prototypes" else _cleanlab_scores(checked, data.labels)
     suspects = []
@@ -261,7 +268,7 @@ def _label_suspects(data: Source, checked: LabelCheck, names: list[str], ranking
             f"{', '.join(map(repr, dict.fromkeys(nearest)))}"
         )
         suspects.append(
-            _suspect("label", float(scores[row]), "train", data, row, names, reason, suggested=names[predicted_label])
+            _suspect("label", float(scores[row]), part, data, row, names, reason, suggested=names[predicted_label])
         )
     return suspects
 

@@ -15,6 +15,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
@@ -223,6 +224,17 @@ def show_next(*words: str, network: str | None = None) -> None:
     """Prints the command to type next, ready to be copied; words in capitals stand for what the user puts there."""
     needed = [] if network is None else ["--network", network]
     print_line(f"Next: {shlex.join(['lookalike', *words, *needed])}")
+
+
+def free_name(name: str) -> str:
+    """Returns a file's name; with a number before its ending if there is such a file already.
+
+    A command that is printed to be typed next must not stop at the file of an earlier one.
+    """
+    path, number = Path(name), 2
+    while path.exists():
+        path, number = Path(name).with_stem(f"{Path(name).stem}-{number}"), number + 1
+    return str(path)
 
 
 def say(message: str) -> None:

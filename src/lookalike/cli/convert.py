@@ -10,6 +10,7 @@ import typer
 from lookalike._core.startup import import_torch
 from lookalike._core.wording import counted
 from lookalike.cli.console import (
+    free_name,
     guarded,
     out,
     percent,
@@ -300,7 +301,8 @@ def convert(
     else:
         _show(converted, bundle, comparison, skipped, output)
         own_network = network if Path(model).is_dir() else model if read_spec_of_own_network(output) else None
-        _show_next_step(converted, output, data, {"--network": own_network, "--labels": labels})
+        skip = "skip" if on_error == "skip" else None
+        _show_next_step(converted, output, data, {"--network": own_network, "--labels": labels, "--on-error": skip})
 
 
 def _show_next_step(model: "PrototypeModel", output: Path, data: str, options: dict[str, str | None]) -> None:
@@ -309,7 +311,7 @@ def _show_next_step(model: "PrototypeModel", output: Path, data: str, options: d
     if advice:
         print_line(advice["sentence"])
     needed = [word for name, value in options.items() if value is not None for word in (name, value)]
-    show_next("report", str(output), data, *needed, "-o", "report.html")
+    show_next("report", str(output), data, *needed, "-o", free_name("report.html"))
 
 
 def _compare_on(test: "Batches", converted: "PrototypeModel") -> "Comparison | None":

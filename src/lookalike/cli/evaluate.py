@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lookalike._core.startup import import_torch
-from lookalike.cli.console import err, guarded, out, print_json, print_table, show_next
+from lookalike.cli.console import err, free_name, guarded, out, print_json, print_table, show_next
 from lookalike.cli.options import (
     BatchSize,
     ClassOrderOption,
@@ -182,7 +182,8 @@ def evaluate(
             err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=not err.is_terminal)
         if model.is_dir():
             needed = [] if labels is None else ["--labels", str(labels)]
-            show_next("report", str(model), data, *needed, "-o", "report.html", network=network)
+            needed += ["--on-error", "skip"] if on_error == "skip" else []
+            show_next("report", str(model), data, *needed, "-o", free_name("report.html"), network=network)
     missed = _missed_thresholds(card, min_agreement, max_ghosting)
     for message in missed:
         err.print(f"failed: {message}", style="bold red", markup=False, soft_wrap=True)

@@ -107,7 +107,13 @@ def export(
         facts["page"] = f"{html} ({html.stat().st_size / 1e6:.1f} MB): open it in a browser"
     print_facts("", facts)
     if written_kind == "onnx":
-        print_line(f"Next: python examples/run_exported.py {shlex.quote(str(output))} PHOTOGRAPH")
+        example = Path("examples/run_exported.py")
+        if example.exists():
+            print_line(f"Next: python {example} {shlex.quote(str(output))} PHOTOGRAPH")
+        else:
+            print_line(
+                f"Next: onnxruntime.InferenceSession({str(file)!r}) in Python; page 'Export a model' has an example"
+            )
     else:
         print_line(f"Next: torch.export.load({str(file)!r}).module() in Python")
 

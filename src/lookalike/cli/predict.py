@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lookalike.data import Preprocessing
+    from lookalike.model import PrototypeModel
 
 
 @guarded
@@ -96,7 +97,7 @@ def predict(
         columns.append("doubt")
         cells = [[*row_cells, ", ".join(_remarks(row))] for row_cells, row in zip(cells, rows, strict=True)]
     print_table("Predictions", columns, cells)
-    print_line(_said_of_probabilities(rows))
+    print_line(_said_of_probabilities(rows, converted))
     if converted.doubt is not None and converted.doubt.facts.not_tested is not None:
         print_line(f"Unfamiliar images: {converted.doubt.facts.not_tested}.")
     print_notes(passed_over.sentences())
@@ -104,16 +105,16 @@ def predict(
     report_remarks(remarks, len(rows))
 
 
-def _said_of_probabilities(rows: list[dict[str, Any]]) -> str:
+def _said_of_probabilities(rows: list[dict[str, Any]], model: "PrototypeModel") -> str:
     """Says what the probabilities are worth."""
     from lookalike.model.doubting import USUAL_ERROR
 
-    if not rows[0]["calibrated"]:
+    if model.doubt is None:
         return (
             "The probabilities are not calibrated: nothing is promised about them. lookalike calibrate MODEL DATA "
             "makes a model that says when it may be relied on."
         )
-    said = "The probabilities are calibrated."
+    said = model.doubt.facts.sentence()
     n_unsure = sum(row["doubt"]["answered"] is False for row in rows)
     if n_unsure:
         said += (

@@ -14,11 +14,13 @@ from typing_extensions import override
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, plain_json, shown
+from lookalike._core.wording import counted
 from lookalike.doubt.calibration import CalibrationFigures
 from lookalike.doubt.novelty import NOVELTIES, Novelty, novelty_threshold
 
 FORMAT = 2  # 1 had no draw: its sets are the conservative ones
 
+_WRONG_ECE = 0.1  # whose interval lies above it: a probability of 90% is then 80% or less on average
 _VECTORS = ("fitted_novelty", "fitted_confidences", "scores", "novelty", "confidences")
 
 
@@ -93,6 +95,14 @@ class DoubtFacts:
             f"not tested ({math.ceil(1 / self.false_alarm - 1e-9) - 1:,} validation images needed besides those of the "
             f"fit, not {self.n_validation:,}, or --false-alarm {rate:.1g})"
         )
+
+    def sentence(self) -> str:
+        """Says what the calibrated probabilities are worth, by the images that they were not fitted to."""
+        after = self.after
+        off = f"{100 * after.ece:.1f} points (95% interval {100 * after.ece_low:.1f} to {100 * after.ece_high:.1f})"
+        said = f"The probabilities were calibrated on {counted(self.n_fitted, 'image')}. "
+        said += f"On {counted(self.n_validation, 'other')} they are off by {off} on average"
+        return f"{said}: do not read them as frequencies." if after.ece_low > _WRONG_ECE else f"{said}."
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
