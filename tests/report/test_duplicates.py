@@ -201,9 +201,9 @@ def test_a_page_tells_of_training_images_in_the_test_once(net, tmp_path):
     write_report(sem, data, tmp_path / "r.html", **QUICK)
     page = (tmp_path / "r.html").read_text(encoding="utf-8")
     summary = re.search(r'<section id="summary".*?</section>', page, re.DOTALL)[0]
-    findings = re.findall(r"<li class=.*?</li>", summary, re.DOTALL)
+    findings = re.findall(r"<li (?:id|class)=.*?</li>", summary, re.DOTALL)
     (told,) = [finding for finding in findings if "training images of the model" in finding]
-    assert told.startswith('<li class="bad">')
+    assert told.startswith('<li id="finding-leak" class="bad">')
     assert "2 of the 20 test images are training images of the model" in told
     assert "near duplicates of training images" not in summary
     assert "lookalike audit DATA --model MODEL -o suspects.html" in told

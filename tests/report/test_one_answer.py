@@ -52,7 +52,7 @@ def test_the_parts_are_compared_with_the_prototype_that_the_browser_names(data, 
     assert articles
     for article in articles:
         sample = samples[int(re.search(r"#image-(\d+)", article)[1])]
-        named = re.findall(r"This (?:looks|does not look) like prototype (\d+)", article)
+        named = re.findall(r"(?:This looks like|No part explains a likeness to) prototype (\d+)", article)
         if model.has_patches:  # the prototype that most evidence comes from, which is another statement
             assert named == []
             assert "The prototype that speaks most for this is " in article
