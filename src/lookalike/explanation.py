@@ -127,7 +127,8 @@ class Explanation:
             f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
         if self.unfamiliar:
-            said += f" It is unfamiliar: {why_unfamiliar(is_calibrated=self.doubt is not None)}."
+            why = why_unfamiliar(is_calibrated=self.doubt is not None, of_patches=first.sample == "patch")
+            said += f" It is unfamiliar: {why}."
         said = " ".join([said, *(part.sentence() for part in (self.doubt, self.original) if part is not None)])
         if self.contrast is not None:
             said += (
@@ -170,7 +171,7 @@ class Explanation:
             return near.nearness()
         if self.unfamiliar:
             whose = f"of its class '{visible(first.class_name)}'" if first.scope == "class" else "of all classes"
-            return f"farther from it than any of the {first.scope_count:,} training images {whose} from theirs"
+            return f"farther from it than any of the {first.scope_count:,} training {first.samples} {whose} from theirs"
         if not first.is_beyond_its_own:
             return near.nearness()
         # else it would contradict its own text: it is farther than all behind its prototype, and not unfamiliar

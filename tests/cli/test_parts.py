@@ -31,6 +31,7 @@ def test_each_level_is_converted_and_explained_by_parts(level, network, image_fo
     )
     assert done.exit_code == 0, done.output
     assert ("held-out training patches" in done.output) == (level == "patch")
+    assert ("training patches  " in done.output) == (level == "patch")  # a column of the table
     assert load(tmp_path / "m", model=load_classifier(network).model).has_patches == (level == "patch")
     pictures = image_folder / "test" / "ant"
     args = ["explain", str(tmp_path / "m"), str(pictures), "-o", str(tmp_path / "e"), "--no-maps", "--parts", "--json"]

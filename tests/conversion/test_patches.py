@@ -368,3 +368,16 @@ def test_a_layer_is_as_it_was_before_the_next_operation_wrote_into_it():
     torch.testing.assert_close(first.maps(x), net[0](x))
     assert pooled.is_pooled
     torch.testing.assert_close(pooled.maps(x), net[:4](x))
+
+
+def test_what_stands_behind_a_prototype_of_patches_is_called_patches(model, blobs):
+    explanation = explain(model, blobs[0][:1])[0]
+    near = explanation.likenesses[0]
+    assert near.sample == "patch"
+    assert "training patches behind it" in near.nearness()
+    assert "training image" not in explanation.sentence()
+    far = explain(model, 50 * blobs[0][:1])[0]
+    assert far.unfamiliar
+    assert "its nearest patch is farther from the prototype than every training patch" in far.sentence()
+    whole = explain(convert(make_net(), blobs, n_prototypes=2), blobs[0][:1])[0].likenesses[0]
+    assert "training images behind it" in whole.nearness()

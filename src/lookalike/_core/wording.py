@@ -34,6 +34,14 @@ UNFAMILIAR_BY_DISTANCE = (
 UNFAMILIAR_BY_NOVELTY = "its novelty score is higher than that of nearly all validation images"
 
 
-def why_unfamiliar(*, is_calibrated: bool) -> str:
+UNFAMILIAR_BY_PATCHES = (
+    "its nearest patch is farther from the prototype than every training patch behind that prototype (where those are "
+    "fewer than ten, all patches of the class count, or all of the data)"
+)
+
+
+def why_unfamiliar(*, is_calibrated: bool, of_patches: bool = False) -> str:
     """Returns why an input, "it", is called unfamiliar: the same words in every text of the program."""
+    if of_patches:
+        return UNFAMILIAR_BY_PATCHES
     return UNFAMILIAR_BY_NOVELTY if is_calibrated else UNFAMILIAR_BY_DISTANCE

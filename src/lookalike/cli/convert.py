@@ -460,7 +460,8 @@ def _show(
             percent(float(purity.min())),
         ]
         rows.append([name, *cells])
-    print_table("Prototypes", ["class", "prototypes", "training images", "lowest purity"], rows)
+    samples = "training patches" if model.has_patches else "training images"
+    print_table("Prototypes", ["class", "prototypes", samples, "lowest purity"], rows)
     if len(prototypes.class_names) > _LISTED_CLASSES:
         out.print(f"… and {len(prototypes.class_names) - _LISTED_CLASSES} more classes", style="dim")
     facts = {

@@ -196,7 +196,9 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
         n_classes=len(data["described"]["class_names"]),
         has_evidence=data["described"]["evidence"],
         has_parts=bool(data["described"].get("parts")),
-        why_unfamiliar=why_unfamiliar(is_calibrated=calibration is not None),
+        why_unfamiliar=why_unfamiliar(
+            is_calibrated=calibration is not None, of_patches=bool(data["described"].get("parts"))
+        ),
         familiar_share=None if calibration is None else f"{100 * calibration['false_alarm']:g}%",
     )
 

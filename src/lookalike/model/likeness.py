@@ -1,13 +1,12 @@
 """Which prototypes an input looks like, and how much."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
 from lookalike._core.names import visible
-from lookalike._core.wording import counted
 from lookalike.model.annotations import Region
 from lookalike.model.prototype_model import PrototypeModel
 from lookalike.model.prototypes import ROUNDING, FamiliarRange, Prototypes, Scope
@@ -44,6 +43,7 @@ class Likeness:
         image: The nearest training image, uint8 [H, W, C]; None if the model has no images.
         heat_map: Relevance of the input's pixels for the likeness [H, W]; None if relevance was not requested.
         prototype_heat_map: Relevance of the pixels of the prototype's nearest training image for the likeness [H, W].
+        sample: What stands behind the prototype: an ``"image"``, or a ``"patch"`` of one.
     """
 
     prototype: int
@@ -66,6 +66,12 @@ class Likeness:
     image: np.ndarray | None = None
     heat_map: np.ndarray | None = None
     prototype_heat_map: np.ndarray | None = None
+    sample: Literal["image", "patch"] = "image"
+
+    @property
+    def samples(self) -> str:
+        """The plural of ``sample``."""
+        return "patches" if self.sample == "patch" else "images"
 
     def caption(self) -> str:
         """Returns a caption for a picture of the prototype: class, number, and its name or else how near the input is.
@@ -88,12 +94,12 @@ class Likeness:
         return self.count > 1 and self.percentile >= 100 and self.distance > self.farthest * (1 + ROUNDING)
 
     def nearness(self) -> str:
-        """Says how far away the input is, in numbers of the prototype's own training images."""
+        """Says how far away the input is, in numbers of the prototype's own training images or patches."""
         if np.isnan(self.percentile):
-            return "no training image stands behind it"
+            return f"no training {self.sample} stands behind it"
         if self.count == 1:  # a distance among those of a single image says nothing
-            return "a single training image stands behind it"
-        of_them = f"{counted(self.count, 'training image')} behind it"
+            return f"a single training {self.sample} stands behind it"
+        of_them = f"{self.count:,} training {self.samples} behind it"
         if self.is_beyond_its_own:
             return f"farther from it than all {of_them}"
         if not self.n_farther:
@@ -121,7 +127,7 @@ class Likeness:
         if np.isnan(self.percentile):
             return f"distance {self.distance:.3g}"
         if self.count == 1:
-            return "of one image"
+            return f"of one {self.sample}"
         if not self.n_farther:
             return "farther than all" if self.is_beyond_its_own else "as far as any"
         return f"closer than {max(self.n_farther / self.count, 0.01):.0%}"
@@ -244,4 +250,5 @@ class Likenesses:
             description=annotations.descriptions[prototype],
             region=annotations.regions[prototype],
             image=None if model.images is None else model.images[prototype, 0].numpy(),
+            sample="patch" if model.has_patches else "image",
         )

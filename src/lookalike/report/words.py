@@ -51,4 +51,4 @@ def _breakable_word(word: str) -> Any:
 
 def unfamiliar_means(model: PrototypeModel) -> str:
     """Says what an unfamiliar image is, of this model: by a hint, or by the test of its calibration."""
-    return why_unfamiliar(is_calibrated=model.doubt is not None)
+    return why_unfamiliar(is_calibrated=model.doubt is not None, of_patches=model.has_patches)
