@@ -139,7 +139,7 @@ def test_a_folder_that_was_split_is_tested_on_the_same_images(image_folder, netw
         "is_calibration": False,
     }
     assert (
-        "6 images to test on, 18 as the model's training images (the model's own training data, split by seed 5)"
+        "6 images to test on, 18 as the model's training images (those that it was made from; split by seed 5)"
         in (card["notes"][0])
     )
     new = CliRunner().invoke(app, ["evaluate", str(tmp_path / "m"), str(image_folder / "test"), *network, *only])

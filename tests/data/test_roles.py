@@ -38,7 +38,13 @@ def test_the_folder_of_the_conversion_keeps_its_split(plain):
     again = with_roles(load_data(plain, SMALL, seed=3), record_of(converted))
     assert again.train.files == converted.train.files
     assert again.test.files == converted.test.files
-    assert "the model's own training data, split by seed 3" in again.notes[-1]
+    assert "those that it was made from; split by seed 3" in again.notes[-1]
+
+
+def test_a_folder_that_came_in_parts_is_said_to_be_divided_so(image_folder):
+    converted = load_data(image_folder, SMALL)
+    again = with_roles(load_data(image_folder, SMALL), record_of(converted))
+    assert "(those that it was made from; divided as the data came)" in again.notes[-1]
 
 
 def test_a_moved_and_renamed_folder_is_known_by_its_bytes(plain, tmp_path):

@@ -223,7 +223,7 @@ def test_all_weakest_classes_are_named_and_all_that_they_are_taken_for():
         "The others of the 12 images of 'bee' are taken for 'cat' and 'dog', equally often (the original: 66.7%" in both
     )
     none = weakest_of((0, 9, 9, 1), (1, 0, 6, 0))
-    taken = "all 12 of its test images are taken for 'ant' most often (the original: 50.0% correct)"
+    taken = "all 12 of its test images are wrong, and taken for 'ant' most often (the original: 50.0% correct)"
     assert none == f"Its weakest class is 'bee': {taken}."
     assert "The 12 images of 'ant' are taken for 'bee' most often" in weakest_of((0, 0, 6, 1), (1, 0, 6, 0))
     of_five = weakest_of(*((label, 4, 6, 0) for label in range(5)))

@@ -92,7 +92,7 @@ def with_roles(bundle: DataBundle, record: TrainingRecord, *, asked_seed: int | 
         LookalikeWarning: If there were training images in the test part, or the training part is not the model's.
     """
     if record.matches(Batches(bundle.train)):
-        return _with_note(bundle, f"the model's own training data, {_describe_split(bundle.split)}")
+        return _with_note(bundle, f"those that it was made from; {_describe_split(bundle.split)}")
     train, test = bundle.train, bundle.test
     if not isinstance(train, ImageFiles) or not isinstance(test, ImageFiles):
         if record.fingerprint is not None:
@@ -175,10 +175,10 @@ def _all_or_none(record: TrainingRecord, train: ImageFiles) -> ImageFiles:
 
 def _describe_split(split: Split | None) -> str:
     if split is None:
-        return "in the parts that the data come in"
+        return "divided as the data came"
     return {
         "seed": f"split by seed {split.seed}",
-        "parts": "in the parts that the data come in",
+        "parts": "divided as the data came",
         "known": "by the training images that the model remembers",
         "whole": "all to test on",
     }[split.by]

@@ -91,8 +91,8 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
         name, n = names[worst[0]["label"]], worst[0]["n"]
         taken = f"taken for {_most_often(worst[0], names)}{_original(worst[0])}"
         if lowest == 0:
-            images = "its only test image is" if n == 1 else f"all {n:,} of its test images are"
-            text = f"Its weakest class is {name!r}: {images} {taken}"
+            wrong = "its only test image is wrong" if n == 1 else f"all {n:,} of its test images are wrong"
+            text = f"Its weakest class is {name!r}: {wrong}, and {taken}"
         else:
             correct = f"{lowest:.1%} of its {n:,} test images are correct"
             text = f"Its weakest class is {name!r}: {correct}, and the others are {taken}"
