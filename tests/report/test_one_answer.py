@@ -121,3 +121,23 @@ def test_images_without_a_telling_name_are_called_by_number_and_class(data, tmp_
     assert names[:4] == ["ant/a.png", "image 1 (bee)", "image 2 (cat)", "ant/b.png"]
     write_report(model, (named.x, named.y), path, overwrite=True, **QUICK)
     assert [sample["name"] for sample in data_of(path)["samples"]][:2] == ["image 0 (ant)", "image 1 (bee)"]
+
+
+def test_no_prototype_of_patches_is_said_to_decide(data, tmp_path):
+    """All patches of an image decide together, and not the prototype that one of them is most similar to."""
+    x, y = data
+    wrong = y.clone()
+    wrong[:9] = (wrong[:9] + 1) % (int(y.max()) + 1)
+    for level, decides in (("image", True), ("patch", False)):
+        model = convert(pooled(), data, n_prototypes=2, n_images=1, progress=False, level=level)
+        path = tmp_path / f"{level}.html"
+        write_report(model, (x, wrong), path, **QUICK)
+        page = path.read_text(encoding="utf-8")
+        tiles = re.search(r'<section id="prototypes".*?</section>', page, re.DOTALL)[0]
+        assert ("<br>decides " in tiles) == decides
+        assert ("It decides " in tiles) == decides
+        assert ("<br>most like a patch of " in tiles) != decides
+        assert ("training patches<br>" in tiles) != decides
+        assert ("All patches of an image decide together" in tiles) != decides
+        assert ("takes most of its errors" in page) <= decides
+        assert ("of the prototypes that decide at least" in page.lower()) <= decides

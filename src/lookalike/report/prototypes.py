@@ -99,6 +99,7 @@ def prototype_entries(model: PrototypeModel, decisions: Decisions) -> list[dict[
             "label": int(p.labels[j]),
             "class": visible(p.class_of(j)),
             "decides": decided[j],
+            "of_patches": model.has_patches,
             "title": visible(model.all_annotations.names[j] or ""),
             "name": _file_of(model, j) or "",
         }

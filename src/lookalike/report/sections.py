@@ -44,6 +44,7 @@ def _prototypes(material: Material) -> dict[str, Any]:
     return {
         "classes": gallery,
         "has_unused": any(is_unused),
+        "of_patches": material.model.has_patches,
         "why_no_training": "" if material.train is not None else material.why_no_training,
         "why_not_taken": _why_not_taken(material),
     }

@@ -69,7 +69,12 @@ def all_findings(material: Material) -> list[Finding]:
 
 
 def often_wrong(material: Material) -> list[int]:
-    """Returns the prototypes whose decisions on test images are mostly wrong, most errors first."""
+    """Returns the prototypes whose decisions on test images are mostly wrong, most errors first.
+
+    None of patches: all patches of an image decide together.
+    """
+    if material.model.has_patches:
+        return []
     decisions, n_prototypes = material.decisions, len(material.model.prototypes)
     decided, wrong = decisions.decided_by(n_prototypes), decisions.wrongly_decided_by(n_prototypes)
     often = [j for j, n in enumerate(decided) if n >= FEWEST_DECISIONS and wrong[j] > n / 2]
@@ -96,7 +101,7 @@ def _often_wrong(material: Material) -> Finding | None:
 
 def _with_decisions(finding: Finding, material: Material) -> Finding:
     """Adds to the finding on use, which is about training images, how many prototypes decide no test image."""
-    if finding.topic != "unused":
+    if finding.topic != "unused" or material.model.has_patches:  # no prototype of patches decides alone
         return finding
     decided = material.decisions.decided_by(len(material.model.prototypes))
     n_idle = decided.count(0)

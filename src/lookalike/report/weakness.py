@@ -223,6 +223,8 @@ def _original(material: Material, label: int) -> _Cause:
 
 def _taker(material: Material, label: int) -> _Cause:
     p = material.model.prototypes
+    if material.model.has_patches:  # all patches of an image decide together, not the prototype nearest to one
+        return _Cause()
     taken = _rows_by_taker(material, label)
     n_errors = sum(map(len, taken.values()))
     j, rows = next(iter(taken.items()))
@@ -288,6 +290,8 @@ _CAUSES: tuple[Callable[[Material, int], _Cause], ...] = (
 
 def _takers(material: Material, label: int) -> list[dict[str, Any]]:
     """Returns the prototypes that took the class's errors, most errors first, with those errors that are shown."""
+    if material.model.has_patches:
+        return []
     entries = {entry["row"]: entry for entry in material.examples.entries}
     names, class_of = material.model.class_names, material.model.prototypes.class_of
     takers = []

@@ -25,11 +25,12 @@ const choiceOf = (text, chosen, onchange) => {
 const openPrototype = (j) => {
   openDialog(dialog, titleOf(j),
     make("div", { className: "actions" },
-      make("button", { type: "button", className: "button", textContent: "Show what it decides",
+      make("button", { type: "button", className: "button",
+        textContent: prototypes[j].of_patches ? "Show the test images with a patch like it" : "Show what it decides",
         onclick: () => {
           dialog.close();
           const decided = samples.filter((sample) => sample.near[0].prototype === j);
-          showImages(`What ${titleOf(j)} decides`, decided, prototypes[j].decides, { prototype: String(j) });
+          showImages(prototypes[j].of_patches ? `Test images with a patch like ${titleOf(j)}` : `What ${titleOf(j)} decides`, decided, prototypes[j].decides, { prototype: String(j) });
         } }),
       choiceOf("another beside it…", j, (other) => comparePrototypes(j, other)),
       make("a", { href: `#prototype-${j}`, textContent: "link to this prototype" })),
