@@ -189,6 +189,7 @@ def test_the_advice_of_the_conversion_becomes_a_command(model, data, tmp_path):
         steps, commands, _ = section_of(page_of(model, data, tmp_path, rows, **options))
         (advice,) = [step for step in steps if "90.0% instead of 70.0% of 60 training images were classified" in step]
         assert "of training images alone" in advice
+        assert "looks better than it is if the network was trained on these images, or some are nearly copies" in advice
         assert "what it gives on test images is not known" in advice
         expected = "lookalike convert 'my model' photos --similarity cosine --n-prototypes 20 -o new-model"
         assert f"{expected} --network net.py:make" in commands

@@ -9,13 +9,14 @@ from lookalike.report.examples import Examples
 from lookalike.report.reservations import reservations
 
 
-def material(*findings, has_maps=True):
+def material(*findings, has_maps=True, has_original=True):
     entries = [{"near": [{"map": "data:," if has_maps else None}]}]
     card = SimpleNamespace(findings=lambda: list(findings))
     decisions = SimpleNamespace(decided_by=lambda n: [0] * n, wrongly_decided_by=lambda n: [0] * n)
     model = SimpleNamespace(prototypes=[])
     return SimpleNamespace(
-        examples=Examples(entries), card=card, duplicates=None, decisions=decisions, model=model
+        examples=Examples(entries), card=card, duplicates=None, decisions=decisions, model=model,
+        has_original=has_original
     )  # fmt: skip
 
 
@@ -29,7 +30,11 @@ def test_nothing_is_said_where_all_tests_are_passed_or_there_are_no_maps():
 
 def test_maps_that_were_not_tested_are_called_so():
     found = reservations(material())
-    assert "was not tested" in found["text"]
+    assert found["text"].endswith(
+        ": whether they point to pixels that the model needs and whether they look where the original looks was not "
+        "tested."
+    )
+    assert "original" not in reservations(material(has_original=False))["text"]
     assert found["anchor"] == "summary"
 
 

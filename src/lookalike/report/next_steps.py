@@ -220,8 +220,9 @@ def _other_choice(material: Material, _: Mapping[str, Finding]) -> Step | None:
     )
     text = (
         f"Try the advice of the conversion: {tried} were classified correctly while a part of them was held out in "
-        "turn. This is of training images alone, and images that are nearly copies of each other make it look better "
-        "than it is; what it gives on test images is not known. Convert again, and compare:"
+        "turn. This is of training images alone; what it gives on test images is not known. It looks better than it is "
+        "if the network was trained on these images, or some are nearly copies of each other. Convert again, and "
+        "compare:"
     )
     return None if command is None else Step(text, (command,))
 

@@ -6,7 +6,10 @@ from lookalike.metrics.findings import Finding, Level
 from lookalike.report.material import Material
 from lookalike.report.summary import all_findings
 
-_NOT_TESTED = "whether they point to pixels that the model needs was not tested"
+_NOT_TESTED = {
+    "pixels": "whether they point to pixels that the model needs",
+    "attention": "whether they look where the original looks",
+}
 _SAYINGS: dict[str, dict[Level, str]] = {
     "pixels": {
         "bad": "they hardly point to pixels that the model needs",
@@ -34,8 +37,10 @@ def reservations(material: Material) -> dict[str, Any] | None:
         first.setdefault(finding.topic, finding)  # the weightiest of a topic comes first
     doubted = [first[topic] for topic in _SAYINGS if topic in first and first[topic].level in _SAYINGS[topic]]
     said = [_SAYINGS[finding.topic][finding.level] for finding in doubted]
-    if "pixels" not in first:
-        said.insert(0, _NOT_TESTED)
+    asked = [topic for topic in _NOT_TESTED if topic == "pixels" or material.has_original]
+    untested = [_NOT_TESTED[topic] for topic in asked if topic not in first]
+    if untested:
+        said.insert(0, f"{' and '.join(untested)} was not tested")
     if not said:
         return None
     anchor = f"finding-{doubted[0].topic}" if doubted else "summary"
