@@ -310,3 +310,17 @@ def test_files_of_other_libraries(spec, tmp_path):
         assert loaded.class_names == expected, library
         kept = {name: t.half().float() if library == "its average" else t for name, t in state.items()}
         assert holds(loaded, {name: t.to(state[name].dtype) for name, t in kept.items()}), library
+
+
+def test_weights_of_another_number_of_classes_are_not_sent_to_the_order(tmp_path):
+    """The names fit: taken by order, the same shape would be refused again."""
+    file = tmp_path / "net.py"
+    file.write_text(
+        "from torch import nn\n\n\ndef make():\n    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), "
+        "nn.Flatten(), nn.Linear(4, 5))\n"
+    )
+    other = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    torch.save(other.state_dict(), tmp_path / "three.pth")
+    with pytest.raises(LookalikeError, match="the weights are those of a network of 3 classes: make such a") as raised:
+        load_classifier(f"{file}:make", weights=tmp_path / "three.pth")
+    assert "by-order" not in str(raised.value)

@@ -216,6 +216,10 @@ def _hint(user_weights: UserWeights, choice: Choice, model: nn.Module) -> str:
             "; if that is the head and the checkpoint has none, give a network with nn.Identity() in its place, and "
             "--head output (head='output')"
         )
+    sizes = choice.fit.sizes(expected_by(model))
+    if sizes:  # all names fit: the order would change nothing
+        of = " and ".join(f"{n:,} {name}" for name, n in sizes.items())
+        return f"; the weights are those of a network of {of}: make such a network, or give the weights of this one"
     if user_weights.by_order or not user_weights.checkpoint.is_ordered:
         return ""
     try:
