@@ -9,7 +9,7 @@ from torch import nn
 
 from lookalike import LookalikeError, convert
 from lookalike.data import ImageArray
-from lookalike.export import quantise
+from lookalike.export import Quantised, quantise
 from tests.export.test_file import PREPROCESSING, answers, folder, metadata_of, model, pixels  # noqa: F401 - fixtures
 
 pytest.importorskip("onnxruntime")
@@ -71,3 +71,10 @@ def test_the_constants_that_scale_pixels_are_no_weights_and_stay_exact(folder, t
     stored = {tensor.name: tensor for tensor in onnx.load(tmp_path / "half" / "model.onnx").graph.initializer}
     np.testing.assert_array_equal(onnx.numpy_helper.to_array(stored["mean"]).ravel(), np.float32(PREPROCESSING.mean))
     assert any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in stored.values())
+
+
+@pytest.mark.parametrize(("precision", "way_out"), [("int8", "take float16, or float32"), ("float16", "take float32")])
+def test_a_file_that_answers_otherwise_is_warned_of(precision, way_out):
+    effect = Quantised(precision, 100, 0.729, 0.543, 1.0, None, 0.4, [], 10, 40)
+    assert effect.sentence().endswith(f". Warning: so many other answers make it another model; {way_out}")
+    assert "Warning" not in Quantised(precision, 100, 0.97, 0.9, 1.0, None, 0.1, [], 10, 40).sentence()

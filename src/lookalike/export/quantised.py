@@ -23,6 +23,7 @@ _BATCH = 32  # inputs at once, for the calibration and the comparison
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the modules that a node comes from
 _HEAVY = ("Conv", "Gemm", "MatMul")  # the operations that are computed in integers
 _MARKER = "prototypes.json"
+_LEAST_AGREEMENT = 0.95  # of the answers: a file with fewer is told of
 
 
 @dataclass(frozen=True)
@@ -59,10 +60,14 @@ class Quantised:
         changed = "".join(f"; prototype {a} became {b} {count}×" for a, b, count in self.changes[:3])
         if self.same_set is not None:
             changed += f"; {self.same_set:.1%} keep their set of classes, and its coverage is promised of the full file"
-        return (
+        said = (
             f"{self.precision}: {self.bytes / self.bytes_before:.0%} of the size; of {self.n_inputs:,} inputs "
             f"{self.agreement:.1%} keep their class and {self.same_prototype:.1%} their nearest prototype{changed}"
         )
+        if self.agreement >= _LEAST_AGREEMENT:
+            return said
+        way_out = "take float16, or float32" if self.precision == "int8" else "take float32"
+        return f"{said}. Warning: so many other answers make it another model; {way_out}"
 
 
 def quantise(
