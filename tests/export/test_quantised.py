@@ -75,6 +75,8 @@ def test_the_constants_that_scale_pixels_are_no_weights_and_stay_exact(folder, t
 
 @pytest.mark.parametrize(("precision", "way_out"), [("int8", "take float16, or float32"), ("float16", "take float32")])
 def test_a_file_that_answers_otherwise_is_warned_of(precision, way_out):
-    effect = Quantised(precision, 100, 0.729, 0.543, 1.0, None, 0.4, [], 10, 40)
+    others = {"same_familiarity": 1.0, "same_set": None, "probability_change": 0.4, "changes": []}
+    sizes = {"bytes": 10, "bytes_before": 40}
+    effect = Quantised(precision, 100, agreement=0.729, same_prototype=0.543, **others, **sizes)
     assert effect.sentence().endswith(f". Warning: so many other answers make it another model; {way_out}")
-    assert "Warning" not in Quantised(precision, 100, 0.97, 0.9, 1.0, None, 0.1, [], 10, 40).sentence()
+    assert "Warning" not in Quantised(precision, 100, agreement=0.97, same_prototype=0.9, **others, **sizes).sentence()
