@@ -13,6 +13,7 @@ from lookalike import convert, evaluate
 from lookalike._core.intervals import share
 from lookalike.data import Batches, Preprocessing, load_data
 from lookalike.embedding import embed
+from lookalike.embedding.neighbours import in_groups
 from lookalike.report import write_report
 from lookalike.report.commands import Commands
 from lookalike.report.duplicates import Duplicates, Twin, find_duplicates, mirrored_embeddings
@@ -116,6 +117,35 @@ def test_only_images_that_can_be_read_again_are_mirrored(net, images, monkeypatc
     found = Duplicates([], True, 30, 0.9, share(9, 10)).finding()
     assert "Copies that are mirrored, cropped or otherwise edited" in found.claim
     assert found.level == "info"
+
+
+def test_test_images_that_come_in_groups_are_told_of(net, images, tmp_path):
+    """Three slightly different pictures of each thing: each has another as its usual neighbour, so none stands out."""
+    x, y = images
+    train = Named(x[:60], y[:60])
+    sem = convert(net, train, n_prototypes=2, progress=False)
+    things = x[60:90].repeat_interleave(3, 0)
+    pictures = things + 0.05 * torch.randn(things.shape, generator=torch.Generator().manual_seed(0))
+    claims = {}
+    for name, test in (("groups", Named(pictures, y[60:90].repeat_interleave(3))), ("single", Named(x[60:], y[60:]))):
+        write_report(sem, test, tmp_path / f"{name}.html", train=train, **QUICK)
+        claims[name] = (tmp_path / f"{name}.html").read_text(encoding="utf-8")
+    said = "there are fewer independent images than the figures count, and all intervals are too narrow"
+    assert said in claims["groups"]
+    assert said not in claims["single"]
+    assert "of the 90 test images have another test image that the network sees much nearer" in claims["groups"]
+
+
+def test_groups_are_copies_and_not_what_lies_anywhere():
+    rng = np.random.default_rng(0)
+    for dimensions, most in ((3, 0.3), (5, 0.1), (64, 0.0)):
+        assert in_groups(rng.normal(size=(300, dimensions))).mean() <= most
+    things = rng.normal(size=(100, 8)).repeat(3, 0)
+    assert in_groups(things + 0.1 * rng.normal(size=things.shape)).mean() > 0.95
+    assert not in_groups(rng.normal(size=(5, 3))).any()
+    assert Duplicates([], True, 29, 1.0, None, n_grouped=29).of_groups() is None  # too few to say
+    assert Duplicates([], True, 30, 1.0, None, n_grouped=17).of_groups() is None
+    assert Duplicates([], True, 30, 1.0, None, n_grouped=18).of_groups().level == "caution"
 
 
 def test_what_was_not_compared_is_not_called_free_of_duplicates():

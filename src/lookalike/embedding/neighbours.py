@@ -10,6 +10,7 @@ _NEAR = 0.15  # of the usual distance to the nearest neighbour: below it, two im
 _EQUAL = 1e-4  # of the usual distance: below it, they are equal to the network
 _FAR = 5.0  # robust standard deviations of the logarithm of the distance to the third neighbour
 _NEIGHBOURS = 4
+_FIFTH, _MUCH_NEARER = 5, 0.4
 _CELLS = 8_000_000  # distances in memory at a time: 32 MB
 
 
@@ -111,6 +112,28 @@ def look_for(queries: np.ndarray, embeddings: np.ndarray, usual: float, own: np.
             for other in np.flatnonzero(distances <= _NEAR * usual)
         ]
     return sorted(alike, key=lambda pair: (pair.share, pair.first, pair.second))
+
+
+def in_groups(embeddings: np.ndarray) -> np.ndarray:
+    """Says which samples have a nearest neighbour that is much nearer than their fifth, as pictures of one thing have.
+
+    "Much nearer" is less than 40% of the distance. Of samples that lie anywhere in five dimensions, 4% are so near to
+    another, in three 23%; of copies that differ a little, nearly all [ours].
+
+    Args:
+        embeddings: [N, D], as for ``look_around``.
+
+    Returns:
+        [N], bool.
+    """
+    z = np.ascontiguousarray(embeddings, dtype=np.float32)
+    z = z - z.mean(0)
+    if len(z) <= _FIFTH:
+        return np.zeros(len(z), bool)
+    neighbours = _nearest_rows(torch.from_numpy(z), _FIFTH + 1)
+    distances = np.sort(np.linalg.norm(z[neighbours].astype(np.float64) - z[:, None], axis=2), axis=1)
+    grouped: np.ndarray = distances[:, 1] < _MUCH_NEARER * distances[:, _FIFTH]
+    return grouped
 
 
 @torch.no_grad()

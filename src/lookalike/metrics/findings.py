@@ -17,6 +17,7 @@ _TOPICS = (
     "leak",
     "data",
     "duplicates",
+    "groups",
     "agreement",
     "accuracy",
     "original",

@@ -16,7 +16,7 @@ from lookalike._core.intervals import Share, share
 from lookalike._core.wording import counted
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
-from lookalike.embedding.neighbours import look_around, look_for
+from lookalike.embedding.neighbours import in_groups, look_around, look_for
 from lookalike.metrics.context import aligned_labels
 from lookalike.metrics.findings import Finding
 from lookalike.model import PrototypeModel
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _MOST_IMAGES = 7000  # compared in pairs; more would make a report wait for seconds, and ``audit`` compares them
 _FEWEST_IMAGES = 10
+_FEWEST_FOR_GROUPS, _MOSTLY = 30, 0.6  # test images, and the share of them in groups that is told of
 _MOST_MIRRORED = 500  # test images that pass through the network again, mirrored
 _MIRRORED_TOGETHER = 64
 _PAIRS_SHOWN = 12
@@ -76,6 +77,7 @@ class Duplicates:
         n_leaked: Number of test images that are training images of the model, by their contents.
         audit: The command that lists all pairs; None if there is none for these data.
         with_mirrored: Whether test images were compared mirrored, too.
+        n_grouped: Number of test images that have another one which is much nearer than their fifth.
     """
 
     twins: list[Twin]
@@ -88,6 +90,7 @@ class Duplicates:
     n_leaked: int = 0
     audit: str | None = None
     with_mirrored: bool = False
+    n_grouped: int = 0
 
     @property
     def of_training(self) -> set[int]:
@@ -127,6 +130,17 @@ class Duplicates:
         if n_leaked:
             return Finding("leak", "bad", claim, figures, headline=lead)
         return Finding("duplicates", "caution", claim, figures)
+
+    def of_groups(self) -> Finding | None:
+        """Returns the finding that most test images come in groups; None if not, or if there are too few to say."""
+        if self.n_test < _FEWEST_FOR_GROUPS or self.n_grouped < _MOSTLY * self.n_test:
+            return None
+        claim = (
+            f"{self.n_grouped:,} of the {self.n_test:,} test images have another test image that the network sees much "
+            "nearer than all but a few: they may be several pictures of the same things, as mirrored copies are. Then "
+            "there are fewer independent images than the figures count, and all intervals are too narrow."
+        )
+        return Finding("groups", "caution", claim)
 
     def _without_them(self, claim: str) -> tuple[str, str]:
         """Returns a claim with the accuracy on the other images, and the interval of that."""
@@ -227,7 +241,7 @@ def find_duplicates(
         original_without = float((decisions.original == decisions.labels).numpy()[is_kept].mean())
     return Duplicates(
         twins, train is not None, len(store), accuracy, without, note, original_without, n_leaked, audit,
-        mirrored is not None,
+        mirrored is not None, int(in_groups(points[n_train:]).sum()),
     )  # fmt: skip
 
 

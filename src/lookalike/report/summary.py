@@ -59,12 +59,15 @@ def _links(material: Material) -> dict[str, str]:
 
 def all_findings(material: Material) -> list[Finding]:
     """Returns the scorecard's findings and the page's own, in order of weight."""
-    twins = None if material.duplicates is None else material.duplicates.finding()
+    copies = material.duplicates
+    twins, groups = (None, None) if copies is None else (copies.finding(), copies.of_groups())
+    if groups is not None and twins is not None and twins.level == "info":  # that there are none is no news then
+        twins = None
     of_card = material.card.findings()
     if twins is not None and twins.topic == "leak":  # the same images: they are counted once
         first = next((finding for finding in of_card if finding.topic == "leak"), None)
         of_card = [finding for finding in of_card if finding is not first]
-    found = [*(_with_decisions(finding, material) for finding in of_card), twins, _often_wrong(material)]
+    found = [*(_with_decisions(finding, material) for finding in of_card), twins, groups, _often_wrong(material)]
     return by_weight(finding for finding in found if finding is not None)
 
 
