@@ -13,7 +13,7 @@ def material(*findings, has_maps=True, has_original=True):
     entries = [{"near": [{"map": "data:," if has_maps else None}]}]
     card = SimpleNamespace(findings=lambda: list(findings))
     decisions = SimpleNamespace(decided_by=lambda n: [0] * n, wrongly_decided_by=lambda n: [0] * n)
-    model = SimpleNamespace(prototypes=[])
+    model = SimpleNamespace(prototypes=[], has_patches=False)
     return SimpleNamespace(
         examples=Examples(entries), card=card, duplicates=None, decisions=decisions, model=model,
         has_original=has_original

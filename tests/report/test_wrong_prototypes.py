@@ -20,7 +20,7 @@ class Prototypes:
 
 def material(labels, predicted, nearest):
     decisions = Decisions(torch.tensor(labels), torch.tensor(predicted), None, torch.tensor(nearest))
-    return SimpleNamespace(decisions=decisions, model=SimpleNamespace(prototypes=Prototypes()))
+    return SimpleNamespace(decisions=decisions, model=SimpleNamespace(prototypes=Prototypes(), has_patches=False))
 
 
 def test_one_prototype():
