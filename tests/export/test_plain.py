@@ -37,10 +37,8 @@ def pair(request):
     return model, PlainModel(model, n_nearest=4)
 
 
-def test_it_answers_as_the_model_does(pair):
-    model, plain = pair
-    far = 1 if model.similarity.name == "rbf" else 8  # far away all its similarities are 0, and none is the largest
-    x = torch.cat([images()[0][:7], far * images()[0][:3]])
+def assert_it_answers_as_the_model(plain, model, x):
+    """Compares a plain model with four nearest prototypes with its model and the model's explanations."""
     answer = plain(x)
     torch.testing.assert_close(answer.scores, model(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(answer.probabilities, model.predict_proba(x), rtol=1e-5, atol=1e-5)
@@ -50,6 +48,12 @@ def test_it_answers_as_the_model_does(pair):
         for column, near in enumerate(explanation.likenesses):
             assert float(answer.distances[row, column]) == pytest.approx(near.distance, rel=1e-4, abs=1e-5)
             assert float(answer.percentiles[row, column]) == pytest.approx(near.percentile, abs=1, nan_ok=True)
+
+
+def test_it_answers_as_the_model_does(pair):
+    model, plain = pair
+    far = 1 if model.similarity.name == "rbf" else 8  # far away all its similarities are 0, and none is the largest
+    assert_it_answers_as_the_model(plain, model, torch.cat([images()[0][:7], far * images()[0][:3]]))
 
 
 def test_the_evidence_sums_to_the_lead_over_the_strongest_rival(pair):

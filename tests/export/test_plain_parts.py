@@ -13,7 +13,7 @@ from lookalike import LookalikeError, convert, explain
 from lookalike.data import ImageArray, Preprocessing
 from lookalike.export import PartsAnswer, PlainModel, PlainParts, write_page
 from tests.export.test_page import RUNTIME
-from tests.export.test_plain import images
+from tests.export.test_plain import assert_it_answers_as_the_model, images
 
 
 class FunctionalPooling(nn.Module):
@@ -63,16 +63,7 @@ def pair(request):
 
 def test_it_answers_as_the_model_does(pair):
     model, plain = pair
-    x = torch.cat([images()[0][:7], 8 * images()[0][:3]])
-    answer = plain(x)
-    torch.testing.assert_close(answer.scores, model(x), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(answer.probabilities, model.predict_proba(x), rtol=1e-5, atol=1e-5)
-    for row, explanation in enumerate(explain(model, x, n_nearest=4)):
-        assert answer.nearest[row].tolist() == [near.prototype for near in explanation.likenesses]
-        assert bool(answer.unfamiliar[row]) == explanation.unfamiliar
-        for column, near in enumerate(explanation.likenesses):
-            assert float(answer.distances[row, column]) == pytest.approx(near.distance, rel=1e-4, abs=1e-5)
-            assert float(answer.percentiles[row, column]) == pytest.approx(near.percentile, abs=1, nan_ok=True)
+    assert_it_answers_as_the_model(plain, model, torch.cat([images()[0][:7], 8 * images()[0][:3]]))
 
 
 def test_each_part_has_its_concept_its_place_and_what_it_adds(pair):

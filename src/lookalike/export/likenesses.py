@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from lookalike._core import checks
 from lookalike.export.order import StableOrder
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, Prototypes
 
@@ -15,6 +16,15 @@ def rows_of(table: Tensor, numbers: Tensor) -> Tensor:
     """
     rows: Tensor = nn.functional.embedding(numbers, table if table.ndim > 1 else table[:, None])
     return rows if table.ndim > 1 else rows[..., 0]
+
+
+def number_of_nearest(asked: int | None, prototypes: Prototypes) -> int:
+    """Returns k, the number of prototypes in an answer; None takes 3, or all if there are fewer.
+
+    Raises:
+        LookalikeError: If there are fewer than k prototypes.
+    """
+    return checks.whole_number("n_nearest", min(3, len(prototypes)) if asked is None else asked, 1, len(prototypes))
 
 
 class Likenesses(nn.Module):

@@ -11,7 +11,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.doubt.novelty import usable_spreads
 from lookalike.encoder import Encoder
 from lookalike.export.evidence import Evidence, kind_of
-from lookalike.export.likenesses import Likenesses, rows_of
+from lookalike.export.likenesses import Likenesses, number_of_nearest, rows_of
 from lookalike.export.order import StableOrder
 from lookalike.export.thresholds import Thresholds
 from lookalike.export.trunk import trace_trunk
@@ -88,8 +88,7 @@ class PlainModel(nn.Module):
         if model.has_patches:
             raise LookalikeError("a model of patches is a PlainParts, not a PlainModel")
         prototypes = model.prototypes
-        n_nearest = min(3, len(prototypes)) if n_nearest is None else n_nearest
-        self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1, len(prototypes))
+        self.n_nearest = number_of_nearest(n_nearest, prototypes)
         self.n_classes = model.n_classes
         self.trunk, self.has_map = trace_trunk(model.encoder)
         self.similarity = copy.deepcopy(model.similarity)

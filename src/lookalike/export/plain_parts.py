@@ -6,8 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from lookalike._core import checks
-from lookalike.export.likenesses import Likenesses, rows_of
+from lookalike.export.likenesses import Likenesses, number_of_nearest, rows_of
 from lookalike.export.order import StableOrder
 from lookalike.export.plain import is_negative_distance, only
 from lookalike.export.trunk import trace_maps
@@ -67,8 +66,7 @@ class PlainParts(nn.Module):
         super().__init__()
         encoder, decision = patch_parts(model)
         prototypes = model.prototypes
-        n_nearest = min(3, len(prototypes)) if n_nearest is None else n_nearest
-        self.n_nearest = checks.whole_number("n_nearest", n_nearest, 1, len(prototypes))
+        self.n_nearest = number_of_nearest(n_nearest, prototypes)
         self.n_classes = model.n_classes
         self.grid = encoder.grid
         self.trunk = trace_maps(encoder)

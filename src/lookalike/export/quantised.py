@@ -23,7 +23,7 @@ _BATCH = 32  # inputs at once, for the calibration and the comparison
 _SCOPES = "pkg.torch.onnx.name_scopes"  # the exporter's note of the modules that a node comes from
 _HEAVY = ("Conv", "Gemm", "MatMul")  # the operations that are computed in integers
 _MARKER = "prototypes.json"
-_LEAST_AGREEMENT = 0.95  # of the answers: a file with fewer is told of
+_LEAST_AGREEMENT = 0.95  # of the answers; a file that keeps fewer gets a warning
 
 
 @dataclass(frozen=True)

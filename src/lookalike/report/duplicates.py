@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 _MOST_IMAGES = 7000  # compared in pairs; more would make a report wait for seconds, and ``audit`` compares them
 _FEWEST_IMAGES = 10
-_FEWEST_FOR_GROUPS, _MOSTLY = 30, 0.6  # test images, and the share of them in groups that is told of
+_FEWEST_FOR_GROUPS, _MOSTLY = 30, 0.6  # test images, and the share of them in groups that gets a warning
 _MOST_MIRRORED = 500  # test images that pass through the network again, mirrored
 _MIRRORED_TOGETHER = 64
 _PAIRS_SHOWN = 12
