@@ -41,8 +41,10 @@ def test_rows_go_by_the_size_of_an_image(one_thread):
 
 
 def test_every_core_has_rows_and_a_gpu_has_all(one_thread):
-    torch.set_num_threads(2)
-    assert rows_at_once(torch.empty(9, 3, 4096, 4096, device="meta"), 256, CPU) == 4
+    torch.set_num_threads(2)  # two threads of one core each
+    assert rows_at_once(torch.empty(9, 3, 4096, 4096, device="meta"), 256, CPU) == 2
+    torch.set_num_threads(16)  # four threads of four cores each
+    assert rows_at_once(torch.empty(9, 3, 4096, 4096, device="meta"), 256, CPU) == 8
     assert rows_at_once(torch.empty(300, 3, 224, 224), 256, torch.device("cuda")) == 256
 
 

@@ -57,6 +57,13 @@ class Accelerated(FunctionMode):
         super().__init__()
         self._prepared: dict[tuple[int, torch.dtype, torch.memory_format], tuple[Tensor, int, Tensor]] = {}
         self._keeps_layout = False
+        self._origin: Accelerated | None = None  # the mode that this one was made of
+
+    def for_thread(self) -> "Accelerated":
+        """Returns a mode for another thread, with the same prepared weights."""
+        mode = Accelerated()
+        mode._prepared, mode._keeps_layout, mode._origin = self._prepared, self._keeps_layout, self
+        return mode
 
     def __torch_function__(
         self,
@@ -105,6 +112,8 @@ class Accelerated(FunctionMode):
     def keep_layout(self) -> bool:
         """Leaves tensors in torch's own layout from now on; returns whether that is new."""
         is_new, self._keeps_layout = not self._keeps_layout, True
+        if self._origin is not None:
+            self._origin.keep_layout()
         return is_new
 
     def _in_own_layout(self, func: Callable[..., Any], value: Any) -> Any:

@@ -137,14 +137,23 @@ class Folded(FunctionMode):
         self._folded: dict[int, _FoldedWeights] = {}
         self._outputs: dict[int, tuple[weakref.ref[Tensor], Pair]] = {}
 
+    def for_thread(self) -> "Folded":
+        """Returns a mode for another thread, with the same pairs and folded weights."""
+        mode = Folded([])
+        mode._pairs, mode._folded = self._pairs, self._folded
+        return mode
+
     def run(self, compute: Callable[[], T]) -> T:
-        """Calls ``compute`` while it is active; plainly if that cannot be done, then and from then on."""
+        """Calls ``compute`` while it is active; plainly if that cannot be done, then and from then on.
+
+        Several threads may call this at once.
+        """
         if self._pairs:
             try:
-                with self:
+                with self.for_thread():
                     return compute()
             except NotFoldableError:  # the network does not do the same for all inputs
-                self._pairs = {}
+                self._pairs.clear()
         return compute()
 
     @override

@@ -1,5 +1,6 @@
 """Rows on their way through the network: to its device, through it as memory allows, and back."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -13,6 +14,7 @@ from lookalike._core.folding import Folded
 from lookalike._core.recording import RECORDINGS
 from lookalike.encoder import device_of, place, rows_at_once
 from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
+from lookalike.encoder.side_by_side import SideBySide
 
 Finish = Callable[[Tensor], Tensor]
 
@@ -37,6 +39,7 @@ class MemoryAwareEmbedder:
     def __init__(self, encoder: Embeds, folded: Folded | None = None) -> None:
         self.encoder = encoder
         self.folded = Folded([]) if folded is None else folded
+        self._side_by_side = SideBySide(encoder)
         self.max_rows: int | None = None
         self.n_done = 0
 
@@ -51,10 +54,8 @@ class MemoryAwareEmbedder:
         while True:
             rows = rows_at_once(inputs, n, device_of(self.encoder.model)) if self.max_rows is None else self.max_rows
             try:
-                results = [
-                    self._embed_rows(inputs if rows >= n else take_rows(inputs, slice(start, start + rows)), finish)
-                    for start in range(0, n, rows)
-                ]
+                parts = [inputs if rows >= n else take_rows(inputs, slice(i, i + rows)) for i in range(0, n, rows)]
+                results = self._side_by_side.run(functools.partial(self._embed_rows, finish=finish), parts)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or rows == 1:
                     raise
@@ -69,9 +70,9 @@ class MemoryAwareEmbedder:
                 torch.cuda.empty_cache()
             warn_of(f"not enough memory for {rows} rows at once; going on with {self.max_rows}")
 
-    def _embed_rows(self, inputs: Any, finish: Finish | None) -> tuple[Tensor, Tensor | None]:
+    def _embed_rows(self, encoder: Embeds, inputs: Any, finish: Finish | None) -> tuple[Tensor, Tensor | None]:
         ready = inputs if finish is None else finish(inputs)
-        return self.folded.run(lambda: self.encoder.embed_and_score(ready))
+        return self.folded.run(lambda: encoder.embed_and_score(ready))
 
 
 class Transfer:

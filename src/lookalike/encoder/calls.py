@@ -20,7 +20,8 @@ _INPUT_ERRORS = (
 )  # fmt: skip
 
 _BYTES_AT_ONCE = 6 * 3 * 224 * 224 * 4  # of inputs, on a CPU: 6 images of 224² in float32
-_ROWS_PER_THREAD = 2
+_ROWS_PER_CORE = 2
+_MOST_THREADS = 4  # more would wait for Python's lock: an operation of a few images is over in a millisecond
 
 
 def call(model: nn.Module, inputs: Any) -> Any:
@@ -96,8 +97,13 @@ def rows_at_once(inputs: Any, most: int, device: torch.device) -> int:
     row_bytes = sum(
         tensor.numel() * _input_bytes(tensor) // max(tensor.shape[:1].numel(), 1) for tensor in _tensors(inputs)
     )
-    least = _ROWS_PER_THREAD * torch.get_num_threads()  # enough for all cores
+    least = _ROWS_PER_CORE * (torch.get_num_threads() // n_threads(device))  # enough for a thread's cores
     return max(1, min(most, max(least, _BYTES_AT_ONCE // max(row_bytes, 1))))
+
+
+def n_threads(device: torch.device) -> int:
+    """Returns how many threads pass rows through a network on a device side by side; see ``side_by_side``."""
+    return min(torch.get_num_threads(), _MOST_THREADS) if device.type == "cpu" else 1
 
 
 def _input_bytes(tensor: Tensor) -> int:

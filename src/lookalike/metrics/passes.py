@@ -1,8 +1,7 @@
 """Forward passes of the networks under evaluation: fast, and one for two classifiers that share a network."""
 
-import functools
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +10,7 @@ from lookalike._core.acceleration import Accelerated
 from lookalike._core.folding import Folded
 from lookalike.embedding.folded import foldable_pairs
 from lookalike.encoder import Encoder, rows_at_once
+from lookalike.encoder.side_by_side import SideBySide
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision
 from lookalike.metrics.robustness import ordering_rows
 from lookalike.model import PrototypeModel
@@ -37,6 +37,7 @@ class Passes:
         self._precision, self._batch_size = precision, batch_size
         self._accelerated = Accelerated()
         self._folded: dict[int, Folded] = {}  # by the network's id
+        self._side_by_side: dict[int, SideBySide[nn.Module]] = {}
 
     @property
     def is_shared(self) -> bool:
@@ -45,7 +46,7 @@ class Passes:
 
     def embeddings(self, inputs: Tensor) -> Tensor:
         """Returns the model's embeddings [n, D] in float32, whatever precision the network runs in."""
-        return _in_float32(torch.cat(self._run(self.model.encoder, inputs, self.model.encoder)))
+        return _in_float32(torch.cat(self._run(self.model.encoder, inputs, _embed)))
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the model's class probabilities [n, K]."""
@@ -54,13 +55,15 @@ class Passes:
     def black_box_probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the black box's class probabilities [n, K], in the order of its outputs."""
         assert self.black_box is not None  # only sections that need it call this
-        return torch.cat(self._run(self.black_box.encoder, inputs, self.black_box.probabilities))
+        outputs = self.black_box.outputs
+        scores = self._run(self.black_box.encoder, inputs, _score)
+        return torch.cat([outputs.probabilities(of_rows.float()) for of_rows in scores])
 
     def both(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the class probabilities of the model and of the black box [n, K], which share a network."""
         assert self.black_box is not None  # ``is_shared``
         assert isinstance(self.model.encoder, Encoder)
-        results = self._run(self.model.encoder, inputs, self.model.encoder.embed_and_score)
+        results = self._run(self.model.encoder, inputs, _embed_and_score)
         embeddings, scores = (torch.cat(parts) for parts in zip(*results, strict=True))
         return (
             self.model.probabilities_of(_in_float32(embeddings)),
@@ -73,15 +76,19 @@ class Passes:
             return ordering_rows(n_images, 3, n_steps, n_draws)
         return (1 if self.black_box is None else 2) * ordering_rows(n_images, 2, n_steps, n_draws)
 
-    def _run(self, network: nn.Module, inputs: Tensor, run: Callable[[Tensor], Result]) -> list[Result]:
-        """Runs a network slice by slice; returns the results of each."""
+    def _run(self, network: nn.Module, inputs: Tensor, run: Callable[[Any, Tensor], Result]) -> list[Result]:
+        """Runs a network slice by slice; returns the results of each.
+
+        Args:
+            network: The network.
+            inputs: Rows for it.
+            run: Called with the network, or a copy of it, and with a slice of the rows.
+        """
         n_at_once = rows_at_once(inputs, self._batch_size, inputs.device)
-        results = []
-        for rows in inputs.split(n_at_once):
-            folded = self._folding(network, inputs)
-            with at_precision(self._precision, inputs.device), self._accelerated:
-                results.append(folded.run(functools.partial(run, rows)))
-        return results
+        folded = self._folding(network, inputs)
+        side_by_side = self._side_by_side.setdefault(id(network), SideBySide(network))
+        with at_precision(self._precision, inputs.device), self._accelerated:
+            return side_by_side.run(lambda net, rows: folded.run(lambda: run(net, rows)), inputs.split(n_at_once))
 
     def _folding(self, network: nn.Module, inputs: Tensor) -> Folded:
         """Returns the folded batch norms of a network, which are found once; none if gradients are needed."""
@@ -91,6 +98,19 @@ class Passes:
             pairs = foldable_pairs(network, inputs, self._precision, None) if isinstance(network, Encoder) else []
             self._folded[id(network)] = Folded(pairs)
         return self._folded[id(network)]
+
+
+def _embed(network: nn.Module, rows: Tensor) -> Tensor:
+    embeddings: Tensor = network(rows)
+    return embeddings
+
+
+def _score(encoder: Encoder, rows: Tensor) -> Tensor:
+    return encoder.scores(rows)
+
+
+def _embed_and_score(encoder: Encoder, rows: Tensor) -> tuple[Tensor, Tensor | None]:
+    return encoder.embed_and_score(rows)
 
 
 def _in_float32(embeddings: Tensor) -> Tensor:

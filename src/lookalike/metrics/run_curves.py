@@ -3,10 +3,12 @@
 from torch import Tensor
 
 from lookalike._core.errors import RelevanceError
+from lookalike.encoder.calls import n_threads
 from lookalike.metrics.context import Context
 from lookalike.metrics.robustness import JointScorer, Ordering, OrderingCurves, ordering_curves
 
 _MODEL, _BLACK_BOX = "model", "black box"
+_PARTS_PER_THREAD = 4  # of a network, so that threads seldom wait for each other
 
 
 def curves_of_run(context: Context, run: int) -> dict[str, OrderingCurves]:
@@ -32,6 +34,7 @@ def curves_of_run(context: Context, run: int) -> dict[str, OrderingCurves]:
             samples=context.sample(run),
             n_steps=options.n_steps,
             batch_size=options.batch_size,
+            n_parts=_PARTS_PER_THREAD * n_threads(images.device),
             advance=advance,
         )
 

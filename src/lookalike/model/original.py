@@ -11,6 +11,7 @@ from lookalike._core.names import visible
 from lookalike.encoder import Encoder, dtype_of, place, rows_at_once
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.class_map import map_classes
+from lookalike.encoder.side_by_side import SideBySide
 from lookalike.model.prototype_model import PrototypeModel
 
 
@@ -90,16 +91,15 @@ def embed_and_score(model: PrototypeModel, inputs: Any) -> tuple[Tensor, Tensor 
     """Returns the embeddings [n, D] of inputs and the black box's class scores [n, C]; None without a black box."""
     encoder, dtype, n = model.encoder, dtype_of(model.encoder), n_rows(inputs)
     n_at_once = rows_at_once(inputs, max(n, 1), model.device)
-    embeddings, scores = [], []
-    for start in range(0, max(n, 1), n_at_once):
-        rows_on_device = place(take_rows(inputs, slice(start, start + n_at_once)), model.device, dtype)
-        if isinstance(encoder, Encoder) and encoder.outputs is not None:
-            embeddings_of_rows, scores_of_rows = encoder.embed_and_score(rows_on_device)
-            scores += [] if scores_of_rows is None else [scores_of_rows]
-        else:
-            embeddings_of_rows = encoder(rows_on_device)
-        embeddings.append(embeddings_of_rows)
-    return torch.cat(embeddings), torch.cat(scores) if scores else None
+    has_scores = isinstance(encoder, Encoder) and encoder.outputs is not None
+
+    def compute(network: Any, rows: Any) -> tuple[Tensor, Tensor | None]:
+        rows_on_device = place(rows, model.device, dtype)
+        return network.embed_and_score(rows_on_device) if has_scores else (network(rows_on_device), None)
+
+    parts = [take_rows(inputs, slice(start, start + n_at_once)) for start in range(0, max(n, 1), n_at_once)]
+    embeddings, scores = zip(*SideBySide(encoder).run(compute, parts), strict=True)
+    return torch.cat(embeddings), None if scores[0] is None else torch.cat(scores)
 
 
 def original_answer(

@@ -21,6 +21,7 @@ from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows, zeros_if_finite
 from lookalike.encoder.patches import PatchEncoder
+from lookalike.encoder.side_by_side import SideBySide
 from lookalike.model.annotations import Annotations
 from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.doubting import Doubting
@@ -404,12 +405,13 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         """Embeds inputs in batches, and applies a function to each batch of embeddings."""
         checks.whole_number("batch_size", batch_size, 1)
         results, zeros, dtype = [], [], dtype_of(self.encoder)
+        side_by_side = SideBySide(self.encoder)
         with torch.no_grad():
             for batch in self.read_inputs(inputs, batch_size):
                 n_at_once = rows_at_once(batch.inputs, batch_size, self.device)
-                for start in range(0, max(n_rows(batch.inputs), 1), n_at_once):
-                    rows = take_rows(batch.inputs, slice(start, start + n_at_once))
-                    embeddings = self.encoder(place(rows, self.device, dtype))
+                starts = range(0, max(n_rows(batch.inputs), 1), n_at_once)
+                parts = [take_rows(batch.inputs, slice(start, start + n_at_once)) for start in starts]
+                for embeddings in side_by_side.run(lambda net, rows: net(place(rows, self.device, dtype)), parts):
                     zeros.append(zeros_if_finite(embeddings))
                     results.append(compute(embeddings))
             # at the end, to wait for the GPU only once

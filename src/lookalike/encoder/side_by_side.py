@@ -1,0 +1,131 @@
+"""Parts of a batch pass through a network side by side, each on cores of its own.
+
+torch divides each operation among all cores, and at its end all wait for the slowest: beside threads that read files,
+or in a network of many small operations, for much of the time. Threads that compute different images never wait::
+
+    each operation on all cores      core 1  conv │ relu · │ conv  │    core 1  conv │ relu │ conv │ …  images 0 to 5
+                                     core 2  conv │ relu   │ conv ·│    core 2  conv │ relu │ conv │ …  images 6 to 11
+
+On two cores, EfficientNet-Lite0 at 224² takes 23 ms an image in place of 34, ResNet34 59 in place of 66.
+"""
+
+import copy
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import Generic, TypeVar
+
+import torch
+
+from lookalike._core.folding import is_watched
+from lookalike._core.thread_settings import ThreadSettings
+from lookalike.encoder.calls import device_of, n_threads
+from lookalike.encoder.cut import Encoder
+from lookalike.encoder.shadow import shadow_of
+
+Network = TypeVar("Network")
+Part = TypeVar("Part")
+Result = TypeVar("Result")
+
+
+class SideBySide(Generic[Network]):
+    """Computes parts of a batch in threads, each with a copy of the encoder that shares its weights.
+
+    What a network's forward pass writes into its modules stays in the copies, so that no thread meets what another
+    wrote. The parts are computed one after the other where that is not certain to be the same: if the network has
+    hooks, cannot be copied, or writes into its buffers; with gradients; in function modes of the user; on a GPU.
+
+    Args:
+        encoder: The encoder; anything but an ``Encoder`` computes one part after the other.
+    """
+
+    def __init__(self, encoder: Network) -> None:
+        self._encoder = encoder
+        self._is_possible = type(encoder) is Encoder
+        self._copies: queue.SimpleQueue[Network] = queue.SimpleQueue()
+        self._copied: list[int] = []  # the modules and tensors that the copies were made of
+        self._pool: ThreadPoolExecutor | None = None
+
+    def run(self, compute: Callable[[Network, Part], Result], parts: Sequence[Part]) -> list[Result]:
+        """Returns ``compute(encoder, part)`` for each part, in their order.
+
+        Args:
+            compute: Called with the encoder or a copy of it; it must not call the encoder in another way.
+            parts: The parts.
+        """
+        n_cores = torch.get_num_threads()
+        settings = ThreadSettings.of_this_thread() if len(parts) > 1 and n_cores > 1 else None
+        if settings is None or not self._has_copies(n_cores):
+            return [compute(self._encoder, part) for part in parts]
+        versions = self._versions()
+        results = self._run_in_threads(compute, parts, settings, n_cores)
+        if self._versions() != versions:
+            self._is_possible = False
+            return [compute(self._encoder, part) for part in parts]
+        return results
+
+    def _run_in_threads(
+        self,
+        compute: Callable[[Network, Part], Result],
+        parts: Sequence[Part],
+        settings: ThreadSettings,
+        n_cores: int,
+    ) -> list[Result]:
+        assert self._pool is not None  # ``_has_copies`` made it
+        is_stopped = False
+
+        def compute_part(part: Part) -> Result | None:
+            if is_stopped:
+                return None
+            encoder = self._copies.get()
+            try:
+                with settings.applied():
+                    return compute(encoder, part)
+            finally:
+                self._copies.put(encoder)
+
+        running = [self._pool.submit(compute_part, part) for part in parts]
+        try:
+            return [future.result() for future in running]  # type: ignore[misc]  # none is stopped yet
+        finally:  # an error or an interruption: no thread computes on when this returns
+            is_stopped = True
+            wait(running)
+            torch.set_num_threads(n_cores)  # the threads' own number became that of threads still to come
+
+    def _has_copies(self, n_cores: int) -> bool:
+        """Says whether parts can be computed in threads; makes the copies and the threads when it is first asked."""
+        encoder = self._encoder
+        if not self._is_possible or not isinstance(encoder, Encoder):
+            return False
+        if device_of(encoder.model).type != "cpu" or is_watched(encoder):
+            return False
+        n_copies = n_threads(torch.device("cpu"))
+        contents = [id(content) for of in (encoder.modules, encoder.parameters, encoder.buffers) for content in of()]
+        if contents != self._copied:
+            try:
+                copies = [_copy_of(encoder) for _ in range(n_copies)]
+            except Exception:  # the user's modules may raise any error; they can then not be copied
+                self._is_possible = False
+                return False
+            self._copies, self._copied = queue.SimpleQueue(), contents
+            for one in copies:
+                self._copies.put(one)
+        if self._pool is None:
+            self._pool = ThreadPoolExecutor(n_copies, "lookalike-pass", torch.set_num_threads, (n_cores // n_copies,))
+        return True
+
+    def _versions(self) -> list[int]:
+        """Returns how often each of the network's tensors was written to."""
+        assert isinstance(self._encoder, Encoder)
+        tensors = [*self._encoder.model.parameters(), *self._encoder.model.buffers()]
+        return [tensor._version for tensor in tensors if not tensor.is_inference()]
+
+
+def _copy_of(encoder: Network) -> Network:
+    """Returns a copy of an encoder that shares its weights and buffers, and nothing that a forward pass may write."""
+    assert isinstance(encoder, Encoder)
+    if any(isinstance(module, torch.jit.ScriptModule) or hasattr(module, "_orig_mod") for module in encoder.modules()):
+        raise TypeError("compiled modules are not copied")
+    shadow = shadow_of(encoder)
+    shared = {id(tensor): tensor for tensor in [*shadow.parameters(), *shadow.buffers()]}
+    return copy.deepcopy(shadow, shared)
