@@ -114,6 +114,7 @@ def main(exported: Path, photograph: Path) -> None:
         error = calibration["abstention"]["error"]
         print(f"too unsure for an answer, if at most {error:.0%} of the answers may be wrong")
     sheet, parts = [image.convert("RGB")], described.get("parts")
+    captions = [f"this image: {described['class_names'][best]}"]
     for rank, (number, percentile) in enumerate(zip(answer["nearest"], answer["percentiles"], strict=True)):
         prototype = described["prototypes"][number]
         which = f"the part framed in {COLOURS[rank % len(COLOURS)]} " if parts else ""
@@ -122,12 +123,17 @@ def main(exported: Path, photograph: Path) -> None:
             frame(sheet[0], box_of(int(answer["places"][rank]), *parts["grid"]), rank)
         if prototype["image"]:
             sheet.append(picture_of(prototype["image"], exported).convert("RGB").resize((width, height)))
+            captions.append(f"prototype {number}: {prototype['class']}")
         if prototype["image"] and prototype.get("box"):
             frame(sheet[-1], prototype["box"], rank)
-    drawn = Image.new("RGB", (width * len(sheet), height))
-    for position, picture in enumerate(sheet):
-        drawn.paste(picture, (position * width, 0))
+    enlarged = max(1, -(-160 // width))  # small pictures, so that captions fit
+    width, height = width * enlarged, height * enlarged
+    drawn = Image.new("RGB", (width * len(sheet), height + 20), "white")
+    for position, (picture, caption) in enumerate(zip(sheet, captions, strict=True)):
+        drawn.paste(picture.resize((width, height), Image.Resampling.NEAREST), (position * width, 0))
+        ImageDraw.Draw(drawn).text((position * width + 4, height + 3), caption, fill="black")
     drawn.save("this-looks-like-that.png")
+    print("Drawn: this-looks-like-that.png (of an earlier image, it is replaced)")
 
 
 if __name__ == "__main__":

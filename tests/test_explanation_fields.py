@@ -237,6 +237,7 @@ def test_a_likeness_is_never_measured_by_a_bare_negative_number(case):
         (64.0, 120, 2.0, "closer to it than about 43 of the 120 training images behind it", "closer than 36%"),
         (100.0, 120, 3.0, "as far from it as the farthest of 120 training images behind it", "as far as any"),
         (100.0, 120, 3.5, "farther from it than all 120 training images behind it", "farther than all"),
+        (100.0, 2, 3.5, "farther from it than both training images behind it", "farther than all"),
         (100.0, 1, 3.5, "a single training image stands behind it", "of one image"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 
@@ -43,3 +44,37 @@ def test_a_process_that_has_torch_is_left_alone():
     import_torch()
     assert gc.isenabled()
     assert gc.get_freeze_count() == n_frozen
+
+
+def test_ctrl_c_while_torch_is_imported_ends_the_process_whatever_a_module_catches(tmp_path):
+    (tmp_path / "torchvision.py").write_text("")
+    (tmp_path / "torch.py").write_text(
+        "import time\ntry:\n    print('importing', flush=True)\n    time.sleep(30)\nexcept BaseException:\n    pass\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    for number in (signal.SIGINT, signal.SIGTERM):
+        process = subprocess.Popen(
+            [sys.executable, "-c", IMPORTED], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+        )
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        printed, error = process.communicate(timeout=20)
+        if number == signal.SIGINT:
+            assert (process.returncode, printed, error) == (-number, "", "")
+        else:  # Python has no handler of its own for it: the command line sets one
+            assert process.returncode == -number
+
+
+def test_handlers_of_signals_are_as_before_after_the_import(tmp_path):
+    (tmp_path / "torch.py").write_text("import signal\nprint(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)")
+    code = (
+        "import signal\nfrom lookalike._core.startup import import_torch\n"
+        "if {ignored}: signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "import_torch()\nprint(signal.getsignal(signal.SIGINT) is before)"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    for ignored, printed in ((False, ["True", "True"]), (True, ["False", "True"])):
+        command = [sys.executable, "-c", code.format(ignored=ignored)]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert (result.stdout.split(), result.stderr) == (printed, "")

@@ -42,6 +42,9 @@ def test_a_table_of_labels_serves_every_command(flat_folder, network_file, tmp_p
     card = json.loads(run("evaluate", model, flat_folder, *labels, *options, "--json").stdout)
     assert card["passed_over"] == made["passed_over"]
     assert "passed over 1 file or folder of thumbnails" in run("evaluate", model, flat_folder, *labels, *options).output
+    audit = ["audit", flat_folder, "--model", model, "--network", network]
+    assert "suspects" in json.loads(run(*audit, *labels, "--json").stdout)
+    assert "no folder for each class" in run(*audit, code=2).stderr
     for command in (["evaluate", model], ["report", model], ["convert", network]):
         options = ["--network", network] if command[0] != "convert" else ["-o", tmp_path / "x"]
         errors = run(*command, flat_folder, *options, code=2).stderr

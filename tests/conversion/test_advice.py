@@ -38,7 +38,7 @@ def test_a_similarity_that_does_better_is_named():
     assert advice.best.similarity == "mahalanobis"
     assert advice.taken.accuracy < 0.75
     assert advice.best.accuracy > 0.85
-    assert advice.sentence().startswith("--similarity mahalanobis would do better: ")
+    assert advice.sentence().startswith("--similarity mahalanobis did better: ")
     assert choose_similarity(stretched(), ["a", "b"], None, Clustering(1)) == "mahalanobis"
 
 
@@ -73,7 +73,7 @@ def test_few_samples_are_divided_three_times_into_fifths():
 def test_a_number_of_prototypes_that_does_better_is_named():
     advice = advise(rings(), ["a", "b"], None, "l2", Clustering(1))
     assert (advice.best.similarity, advice.best.n_prototypes) == ("l2", 5)
-    assert "--n-prototypes 5 would do better" in advice.sentence()
+    assert "--n-prototypes 5 did better" in advice.sentence()
     assert choose_similarity(rings(), ["a", "b"], None, Clustering(5)) == "l2"
 
 

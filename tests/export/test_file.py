@@ -166,7 +166,7 @@ def test_the_example_runs_without_this_library(model, folder, one_file, tmp_path
     (explanation,) = explain(model, [Image.fromarray(pixels()[0][1])], n_nearest=1)
     assert result.stdout.startswith(f"{explanation.class_name}: {explanation.probability:.0%}")
     assert f"looks like prototype {explanation.likenesses[0].prototype} of" in result.stdout
-    assert Image.open(tmp_path / "this-looks-like-that.png").size == (48, 12)
+    assert Image.open(tmp_path / "this-looks-like-that.png").size == (4 * 168, 188)
 
 
 @pytest.mark.parametrize("transparency", ["white", "black", "dropped"])

@@ -160,3 +160,14 @@ def test_a_subset_of_the_models_classes(permuted, blobs):
     details = evaluate(sem, two, only=("faithfulness",), progress=False).details["faithfulness"][0]
     assert details["black_box_accuracy"]["value"] == 0
     assert details["elsewhere"] == len(two[1])
+
+
+@pytest.mark.parametrize(("untested", "says"), [((1,), "'bee' has no test image"), ((1, 2), "2 classes have no test")])
+def test_classes_without_a_test_image_are_named(permuted, blobs, untested, says):
+    x, y = blobs
+    sem = convert(permuted, blobs, n_prototypes=2, progress=False, class_names=["ant", "bee", "cat"])
+    tested = ~torch.isin(torch.as_tensor(y), torch.tensor(untested))
+    data = (x[tested], torch.as_tensor(y)[tested])
+    assert any(note.startswith(says) for note in compare(sem, data).notes)
+    assert any(note.startswith(says) for note in evaluate(sem, data, only=("faithfulness",), progress=False).notes)
+    assert not any("no test image" in note for note in compare(sem, blobs).notes)

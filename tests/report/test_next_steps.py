@@ -72,12 +72,11 @@ def test_all_commands_exist_and_take_their_options():
         commands.calibrate("MORE"),
         commands.evaluate_on("MORE"),
         commands.studio(),
-        str(Commands("a model", "photos", network="net.py:make").audit()),
+        commands.audit(),
     ):
         check_command(line)
         assert "'a model'" in line
         assert "net.py:make" in line
-    assert commands.audit() is None  # it cannot read the table of labels
 
 
 def test_a_page_of_the_command_line_names_its_own_model_and_data(image_folder, network_file, tmp_path):

@@ -2,7 +2,11 @@
 
 import gc
 import importlib
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from lookalike._core.errors import LookalikeError, first_line
@@ -19,10 +23,31 @@ def import_torch() -> None:
         return
     gc.disable()
     try:
-        import torch  # noqa: F401
+        with _ending_at_once():
+            import torch  # noqa: F401
     finally:
         gc.freeze()  # what has been imported is not looked at again
         gc.enable()
+
+
+@contextmanager
+def _ending_at_once() -> Iterator[None]:
+    """Has Ctrl-C and SIGTERM end the process at once, without Python.
+
+    Modules that try one import after another swallow Python's exception, or print it with a long traceback. Nothing has
+    been written yet that would have to be put in order.
+    """
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    # a signal that is ignored, as of a process in the background, stays so; other threads cannot set handlers
+    mine = {number: handler for number, handler in handlers.items() if callable(handler)}
+    mine = mine if threading.current_thread() is threading.main_thread() else {}
+    try:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+        yield
+    finally:
+        for number, handler in mine.items():
+            signal.signal(number, handler)
 
 
 def import_with_torchvision(package: str = "torchvision") -> Any:

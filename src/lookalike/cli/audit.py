@@ -12,6 +12,7 @@ from lookalike.cli.options import (
     Corrections,
     Device,
     Json,
+    Labels,
     Network,
     OnError,
     Overwrite,
@@ -50,6 +51,7 @@ def audit(
             help="Also look for parts of images, such as a mark or a background, that go with a class.",
         ),
     ] = False,
+    labels: Labels = None,
     corrections: Corrections = None,
     ranking: Annotated[str, typer.Option(help="Order of label suspects: prototypes, or cleanlab.")] = "prototypes",
     network: Network = None,
@@ -71,7 +73,7 @@ def audit(
         check_writable(output, overwrite)
     source_reader = _source_reader(sources)
     converted, preprocessing = open_model(model, network, device)
-    bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(converted, None))
+    bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(converted, None), labels=labels)
     train, test = (Batches(samples, on_error=on_error) for samples in (bundle.train, bundle.test))
     audit = look(
         converted,

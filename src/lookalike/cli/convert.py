@@ -302,14 +302,29 @@ def convert(
         _show(converted, bundle, comparison, skipped, output)
         own_network = network if Path(model).is_dir() else model if read_spec_of_own_network(output) else None
         skip = "skip" if on_error == "skip" else None
-        _show_next_step(converted, output, data, {"--network": own_network, "--labels": labels, "--on-error": skip})
+        _show_next_step(
+            converted,
+            output,
+            data if len(bundle.test) else None,
+            {"--network": own_network, "--labels": labels, "--on-error": skip},
+        )
 
 
-def _show_next_step(model: "PrototypeModel", output: Path, data: str, options: dict[str, str | None]) -> None:
-    """Prints what other choices would give, and the command to type next, with the options that it needs."""
+def _show_next_step(model: "PrototypeModel", output: Path, data: str | None, options: dict[str, str | None]) -> None:
+    """Prints what other choices gave, and the command to type next, with the options that it needs.
+
+    Args:
+        model: The converted model.
+        output: Its folder.
+        data: The data to report on; None if they have no test images.
+        options: Values of options by name; those that are None are left out.
+    """
     advice = model.provenance.get("advice")
     if advice:
         print_line(advice["sentence"])
+    if data is None:
+        show_next("explain", str(output), "IMAGE", "-o", free_name("explanation.png"), network=options["--network"])
+        return
     needed = [word for name, value in options.items() if value is not None for word in (name, value)]
     show_next("report", str(output), data, *needed, "-o", free_name("report.html"))
 
@@ -414,6 +429,11 @@ def _notes_of(model: "PrototypeModel") -> list[str]:
     return [note] if note else []
 
 
+def _why_not_compared(notes: list[str]) -> str:
+    is_explained = any("black box" in note for note in notes)
+    return "not compared with" + (" (see the note)" if is_explained else ": there is none")
+
+
 def _facts_of_conversion(model: "PrototypeModel") -> dict[str, str]:
     """Returns facts about temperature, precision and clustering in parts, if they apply."""
     provenance, facts = model.provenance, {}
@@ -478,7 +498,7 @@ def _show(
         elif getattr(model.encoder, "head_name", None) is None:
             facts["black box"] = "none: the network is an encoder without a head"
         else:
-            facts["black box"] = "not compared with" + (" (see the note)" if comparison.notes else ": there is none")
+            facts["black box"] = _why_not_compared(comparison.notes)
     facts |= _facts_of_conversion(model)
     facts["saved to"] = str(output)
     print_facts("", facts)

@@ -88,7 +88,7 @@ class Advice:
         if self.best.n_prototypes != self.taken.n_prototypes:
             changes.append(f"--n-prototypes {self.best.n_prototypes}")
         return (
-            f"{' '.join(changes)} would do better: {self.best.accuracy:.1%} instead of {self.taken.accuracy:.1%} {on}. "
+            f"{' '.join(changes)} did better: {self.best.accuracy:.1%} instead of {self.taken.accuracy:.1%} {on}. "
             f"{flatters}"
         )
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core.intervals import share
+from lookalike._core.names import visible
 from lookalike.encoder import Outputs, map_classes, natural_order
 
 # Another order of the outputs is accepted only on strong evidence, as it withholds two figures of the scorecard:
@@ -47,6 +48,18 @@ class Standing:
             "better_order": self.order,
             "chance": self.chance,
         }
+
+
+def untested_note(labels: Tensor, class_names: Sequence[str]) -> str | None:
+    """Returns a note on the classes without a test sample, of which no figure says anything; None without any."""
+    counts = torch.bincount(labels.cpu(), minlength=len(class_names)).tolist()
+    untested = [repr(visible(name)) for name, n in zip(class_names, counts, strict=False) if not n]
+    if not untested:
+        return None
+    if len(untested) == 1:
+        return f"{untested[0]} has no test image: no figure says anything of this class"
+    names = ", ".join(untested[:_SHOWN]) + (", …" if len(untested) > _SHOWN else "")
+    return f"{len(untested):,} classes have no test image ({names}): no figure says anything of them"
 
 
 def compare_with_labels(labels: Tensor, predicted: Tensor, outputs: Outputs, class_names: Sequence[str]) -> Standing:

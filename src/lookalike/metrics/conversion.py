@@ -11,6 +11,7 @@ from torch import Tensor
 from lookalike._core import checks
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.metrics.black_box import find_black_box
+from lookalike.metrics.class_order import untested_note
 from lookalike.metrics.context import aligned_labels
 from lookalike.metrics.faithfulness import accuracy, agreement
 from lookalike.metrics.transparency import activation_counts, ghosting
@@ -28,7 +29,8 @@ class Comparison:
         accuracy: Accuracy of the converted model.
         black_box_accuracy: Accuracy of the black box; None if nobody can tell which of its outputs is which class.
         agreement: Share of samples on which both predict the same class; None in the same case.
-        notes: Sentences about the black box: why it is missing, what was assumed, whether it is no better than chance.
+        notes: Sentences about the black box (why it is missing, what was assumed, whether it is no better than chance)
+            and about classes without a test image.
     """
 
     n_samples: int
@@ -58,16 +60,18 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
     if match.box is not None:
         standing = match.box.compare_with_labels(model, labels, store, None)
     model_accuracy = accuracy(predictions, labels)
+    untested = untested_note(labels, model.class_names)
+    untested_notes = [] if untested is None else [untested]
     if standing is None or standing.predictions is None:
         reasons = [f"the black box is not compared with: {match.reason}"] if match.reason else []
         notes = reasons if standing is None else standing.notes
-        return Comparison(len(store), model_accuracy, None, None, notes)
+        return Comparison(len(store), model_accuracy, None, None, [*notes, *untested_notes])
     return Comparison(
         len(store),
         model_accuracy,
         accuracy(standing.predictions, labels),
         agreement(predictions, standing.predictions),
-        standing.notes,
+        [*standing.notes, *untested_notes],
     )
 
 

@@ -101,7 +101,8 @@ class Likeness:
             return f"a single training {self.sample} stands behind it"
         of_them = f"{self.count:,} training {self.samples} behind it"
         if self.is_beyond_its_own:
-            return f"farther from it than all {of_them}"
+            of_all = f"both training {self.samples} behind it" if self.count == 2 else f"all {of_them}"
+            return f"farther from it than {of_all}"
         if not self.n_farther:
             return f"as far from it as the farthest of {of_them}"
         return f"closer to it than about {self.n_farther:,} of the {of_them}"

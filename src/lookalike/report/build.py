@@ -175,8 +175,7 @@ def write_report(
 
 def _why_not_read(is_given_card: bool, commands: Commands) -> str:
     """Returns why the page has no embeddings of training images that are there, and the way out."""
-    listed = commands.audit()
-    also = "" if listed is None else f", or list near duplicates by '{listed}'"
+    also = f", or list near duplicates by '{commands.audit()}'"
     if is_given_card:
         return (
             "the figures are those of a given scorecard, for which nothing is read again; leave out '--scorecard' "

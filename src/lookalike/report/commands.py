@@ -28,11 +28,9 @@ class Commands:
         """Returns the commands for data that hold the training images, too."""
         return replace(self, training_data=self.data)
 
-    def audit(self, output: str = "suspects.html") -> str | None:
-        """Returns the command that lists duplicates and probably wrong labels; None where it does not read the data."""
-        if self.labels is not None:
-            return None
-        return self._line("audit", self.data, "--model", self.model, "-o", output)
+    def audit(self, output: str = "suspects.html") -> str:
+        """Returns the command that lists duplicates and probably wrong labels."""
+        return self._line("audit", self.data, "--model", self.model, "-o", output, *self._labels())
 
     def evaluate(self, *options: str) -> str:
         """Returns the command that measures the model on the page's test images."""
@@ -44,8 +42,7 @@ class Commands:
 
     def convert(self, *options: str, output: str = "new-model") -> str:
         """Returns the command that converts the model's network again, with other options."""
-        needed = [] if self.labels is None else ["--labels", self.labels]
-        return self._line("convert", self.model, self.training_data, *options, "-o", output, *needed)
+        return self._line("convert", self.model, self.training_data, *options, "-o", output, *self._labels())
 
     def evaluate_on(self, data: str) -> str:
         """Returns the command that measures the model on other images."""
@@ -60,8 +57,10 @@ class Commands:
         return self._line("studio", self.model, self.training_data)
 
     def _of_data(self) -> list[str]:
-        labels = [] if self.labels is None else ["--labels", self.labels]
-        return [*labels, *([] if self.split_seed is None else ["--split-seed", str(self.split_seed)])]
+        return [*self._labels(), *([] if self.split_seed is None else ["--split-seed", str(self.split_seed)])]
+
+    def _labels(self) -> list[str]:
+        return [] if self.labels is None else ["--labels", self.labels]
 
     def _line(self, *words: str) -> str:
         needed = [] if self.network is None else ["--network", self.network]

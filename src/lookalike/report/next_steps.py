@@ -93,7 +93,7 @@ def _copies(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
         return None
     if twins is None or not n_pairs:
         text = "Take the training images out of the test images, and measure again."
-        return Step(text, (commands.audit(), commands.evaluate()), _lists("them", commands.audit()))
+        return Step(text, (commands.audit(), commands.evaluate()), _lists("them"))
     if twins.without is None:
         text = "Measure the model on other images: each of these test images is a copy."
         return Step(text, (commands.evaluate_on("MORE_IMAGES"),), links=(("duplicates", "the pairs"),))
@@ -103,12 +103,12 @@ def _copies(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
         *(["all but one of each group that are alike"] if is_within else []),
     ]
     text = f"Take copies out of the test images ({', and '.join(copies)}), and measure again."
-    lead, links = _lists("all pairs", commands.audit()), (("duplicates", "the pairs"),)
+    lead, links = _lists("all pairs"), (("duplicates", "the pairs"),)
     return Step(text, (commands.audit(), commands.evaluate()), lead, links)
 
 
-def _lists(what: str, audit: str | None) -> str:
-    return "" if audit is None else f"The first command lists {what}:"
+def _lists(what: str) -> str:
+    return f"The first command lists {what}:"
 
 
 def _other_data(material: Material, _: Mapping[str, Finding]) -> Step | None:
@@ -139,7 +139,7 @@ def _labels_of_wrong_classes(material: Material, by_topic: Mapping[str, Finding]
     text, audit = f"Look at the wrong images of {joined(counts, _NAMED)}: are they labelled correctly?", None
     if _copies(material, by_topic) is None:
         audit = material.commands.audit()
-    elif material.commands.audit() is not None:  # the command is there already
+    else:  # the command is there already
         text += " The list of copies lists labels that are probably wrong, too."
     lead = "The command lists labels that are probably wrong:"
     if not any(entry["label"] in wrong and entry["predicted"] != entry["label"] for entry in material.examples.entries):
@@ -176,7 +176,7 @@ def _prototypes_of_wrong_classes(material: Material, _: Mapping[str, Finding]) -
         names = joined([repr(model.class_names[k]) for k in wrong], _NAMED)
         return Step(f"Add training images of {names}: there are too few for more prototypes.")
     numbers = {name: more.get(k, n_prototypes[k]) for k, name in enumerate(model.class_names)}
-    command = _convert(material, n_prototypes=_as_option(numbers))
+    command = _convert(material, "more-prototypes", n_prototypes=_as_option(numbers))
     names = joined([repr(model.class_names[k]) for k in more], _NAMED)
     return Step(f"Give {names} more prototypes" + (":" if command else "."), (command,))
 
@@ -192,7 +192,7 @@ def _as_option(numbers: Mapping[str, int]) -> str:
     return ",".join(f"{name}={number}" for name, number in numbers.items())
 
 
-def _convert(material: Material, **changes: str) -> str | None:
+def _convert(material: Material, output: str, **changes: str) -> str | None:
     """Returns the command that converts again with some options changed; None for models that are made otherwise."""
     provenance = material.model.provenance
     if material.model.has_patches or provenance.get("method") != "KMEx":
@@ -205,7 +205,7 @@ def _convert(material: Material, **changes: str) -> str | None:
             value = _as_option({str(key): int(number) for key, number in value.items()})
         if str(value) != str(default):
             options += [f"--{name.replace('_', '-')}", str(value)]
-    return material.commands.convert(*options)
+    return material.commands.convert(*options, output=output)
 
 
 def _other_choice(material: Material, _: Mapping[str, Finding]) -> Step | None:
@@ -214,7 +214,7 @@ def _other_choice(material: Material, _: Mapping[str, Finding]) -> Step | None:
         return None
     taken, best = advice["choices"][0], advice["choices"][advice["best"]]
     changes = {name: str(best[name]) for name in ("similarity", "n_prototypes") if str(best[name]) != str(taken[name])}
-    command = _convert(material, **changes)
+    command = _convert(material, "new-model", **changes)
     tried = (
         f"{best['accuracy']:.1%} instead of {taken['accuracy']:.1%} of {counted(advice['n_samples'], 'training image')}"
     )
@@ -305,7 +305,7 @@ def _wrong_prototypes(material: Material, _: Mapping[str, Finding]) -> Step | No
 def _unused(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
     if "unused" not in by_topic or by_topic["unused"].level not in _WARNINGS:
         return None
-    command = _convert(material, n_prototypes="auto")
+    command = _convert(material, "more-prototypes", n_prototypes="auto")
     text = "Convert again with as many prototypes as the images of each class need, so that none is unused:"
     return None if command is None else Step(text, (command,))
 
