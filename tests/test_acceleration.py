@@ -180,3 +180,31 @@ def test_gradients_pass_a_view():
     with Accelerated():
         net(x).sum().backward()
     assert net.first.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "is_onednn"),
+    [
+        (3, {}, True),
+        (3, {"stride": 2, "bias": False}, True),
+        (3, {"padding": 1}, True),
+        (1, {}, False),
+        (16, {}, False),
+        (3, {"padding": "same"}, False),
+        (3, {"groups": 2}, False),
+        (3, {"dtype": torch.float64}, False),
+    ],
+)
+def test_pointwise_convolutions_of_few_images_go_through_onednn_in_one_thread_too(n, options, is_onednn, monkeypatch):
+    called, convolve, n_threads = [], torch.mkldnn_convolution, torch.get_num_threads()
+    monkeypatch.setattr(torch, "mkldnn_convolution", lambda *args: called.append(1) or convolve(*args))
+    layer = nn.Conv2d(8, 6, 1, **options).eval()
+    x = torch.randn(n, 8, 7, 9, dtype=options.get("dtype"))
+    try:
+        torch.set_num_threads(1)
+        with torch.no_grad(), Accelerated():
+            fast = layer(x)
+    finally:
+        torch.set_num_threads(n_threads)
+    torch.testing.assert_close(fast, layer(x), rtol=1e-5, atol=1e-5)
+    assert bool(called) == is_onednn
