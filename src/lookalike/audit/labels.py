@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.conversion.clustering import cluster
 from lookalike.model.similarity import Similarity, make_similarity
 
@@ -49,6 +50,7 @@ class LabelCheck:
     usual: np.ndarray
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def check_labels(
     embeddings: np.ndarray,

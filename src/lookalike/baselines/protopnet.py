@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.baselines.baseline import METHODS, PrototypeBaseline, Spec, Start, Step, Task, own_spec
 from lookalike.baselines.losses import clustering, cross_entropy, off_class_sparsity, separation
 from lookalike.baselines.phases import Phase
@@ -83,6 +84,7 @@ class ProtoPNet(PrototypeBaseline):
         )
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def push(prototypes: Tensor, labels: Tensor, embeddings: Tensor, y: Tensor) -> None:
     """Moves each prototype, in place, onto the nearest training embedding of its class [paper].

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.metrics.black_box import find_black_box
 from lookalike.metrics.class_order import untested_note
@@ -75,6 +76,7 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
     )
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     """Returns D_tsp on stored training embeddings (paper, equation 1)."""
@@ -88,6 +90,7 @@ def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     return ghosting(counts)
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def predict_store(model: PrototypeModel, store: EmbeddingStore) -> Tensor:
     """Returns the predicted classes [N] of stored embeddings."""

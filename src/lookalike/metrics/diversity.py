@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model.similarity import LogL2
 
 REFERENCE_EPSILON = 1e-4  # ε of the authors' code [ref]
@@ -94,6 +95,7 @@ def diversity_of(
     return total / n
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def reference_diversity(prototypes: Tensor, epsilon: float = REFERENCE_EPSILON) -> tuple[float, float]:
     """Returns D_dvs as the authors' code computes it for KMEx, and the smallest value possible with this ε [ref].

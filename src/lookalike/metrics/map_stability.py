@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.metrics.maps import flat_maps, mean_of_finite
 from lookalike.relevance.stability import correlations_of, uniform_noise
 
@@ -44,6 +45,7 @@ class MapStability:
         return mean_of_finite(self.correlations)
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def map_stability(
     explain: Explainer,

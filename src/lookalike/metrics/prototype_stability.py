@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.conversion.per_class import Clustering, learn_prototypes
 from lookalike.metrics.maps import mean_of_finite
 from lookalike.model import PrototypeModel
@@ -133,6 +134,7 @@ def cluster_again(model: PrototypeModel, embeddings: np.ndarray, labels: np.ndar
     )
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def shift_stability(similarities: Callable[[Tensor], Tensor], inputs: Tensor, *, pixels: int = 1) -> Tensor:
     """Returns the share [N] of four shifted copies of each image with the same most similar prototype [ours].

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model.similarity import euclidean_distances
 
 _CELLS = 8_000_000  # most distances in memory
@@ -44,6 +45,7 @@ class ClassSeparability:
         return {key: None if value != value else value for key, value in asdict(self).items()}
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def separability(
     embeddings: np.ndarray | Tensor,

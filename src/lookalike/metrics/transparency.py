@@ -7,10 +7,12 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import keeps_torch_settings
 
 _ROWS = 16_384  # samples per batch
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def activation_counts(
     similarities: Tensor, labels: Tensor, prototype_labels: Tensor, scope: Literal["class", "all"] = "class"

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model import PrototypeModel
 from lookalike.relevance.attribution import prp
 from lookalike.relevance.composites import Composite
@@ -42,6 +43,7 @@ def uniform_noise(x: Tensor, radius: Tensor, *, first: int = 0, draw: int = 0, s
     return (torch.stack(noise) * radius.cpu().float().view(1, -1, *[1] * (x.ndim - 2))).to(x)
 
 
+@keeps_torch_settings
 @torch.no_grad()
 def prp_stability(
     model: PrototypeModel, x: Tensor, prototypes: Tensor, maps: Tensor, composite: str | Composite, rule: PrpRule | None
