@@ -1,5 +1,6 @@
 """Parts of a batch pass through a network in threads, and the results are those of one after the other."""
 
+import random
 import signal
 import threading
 import time
@@ -15,6 +16,7 @@ from lookalike._core.folding import Folded, find_pairs
 from lookalike.embedding.rows import MemoryAwareEmbedder
 from lookalike.encoder import Encoder
 from lookalike.encoder.side_by_side import SideBySide
+from tests.interruptions import interrupt
 
 PARTS = torch.arange(12.0).reshape(12, 1, 1, 1, 1).expand(12, 2, 3, 4, 4).contiguous()  # 12 parts of 2 images
 
@@ -301,3 +303,16 @@ def test_embedding_predicting_and_evaluating_use_all_cores():
         torch.testing.assert_close(call(), answer)
         torch.set_num_threads(2)
     assert all(threads.values()), threads
+
+
+@pytest.mark.parametrize("twice", [False, True])
+def test_an_interruption_anywhere_leaves_no_thread_and_no_setting(twice):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    net.append(nn.Linear(4, 2))
+    sem = convert(net, (torch.randn(24, 3, 224, 224), [0, 1] * 12), n_prototypes=1, n_images=0, progress=False)
+    images, chance = torch.randn(24, 3, 224, 224), random.Random(0)
+    tried, done, changed = interrupt(
+        lambda: sem.predict(images), net, 8, instructions=False, chance=chance, twice=twice
+    )
+    assert (done, changed) == (8, []), tried

@@ -12,13 +12,14 @@ On two cores, EfficientNet-Lite0 at 224² takes 23 ms an image in place of 34, R
 import copy
 import queue
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, TypeVar
 
 import torch
 
 from lookalike._core.folding import is_watched
 from lookalike._core.thread_settings import ThreadSettings
+from lookalike._core.untouched import undoing
 from lookalike.encoder.calls import device_of, n_threads
 from lookalike.encoder.cut import Encoder
 from lookalike.encoder.shadow import shadow_of
@@ -44,7 +45,6 @@ class SideBySide(Generic[Network]):
         self._is_possible = type(encoder) is Encoder
         self._copies: queue.SimpleQueue[Network] = queue.SimpleQueue()
         self._copied: list[int] = []  # the modules and tensors that the copies were made of
-        self._pool: ThreadPoolExecutor | None = None
 
     def run(self, compute: Callable[[Network, Part], Result], parts: Sequence[Part]) -> list[Result]:
         """Returns ``compute(encoder, part)`` for each part, in their order.
@@ -55,7 +55,7 @@ class SideBySide(Generic[Network]):
         """
         n_cores = torch.get_num_threads()
         settings = ThreadSettings.of_this_thread() if len(parts) > 1 and n_cores > 1 else None
-        if settings is None or not self._has_copies(n_cores):
+        if settings is None or not self._has_copies():
             return [compute(self._encoder, part) for part in parts]
         versions = self._versions()
         results = self._run_in_threads(compute, parts, settings, n_cores)
@@ -71,12 +71,7 @@ class SideBySide(Generic[Network]):
         settings: ThreadSettings,
         n_cores: int,
     ) -> list[Result]:
-        assert self._pool is not None  # ``_has_copies`` made it
-        is_stopped = False
-
-        def compute_part(part: Part) -> Result | None:
-            if is_stopped:
-                return None
+        def compute_part(part: Part) -> Result:
             encoder = self._copies.get()
             try:
                 with settings.applied():
@@ -84,34 +79,31 @@ class SideBySide(Generic[Network]):
             finally:
                 self._copies.put(encoder)
 
-        running = [self._pool.submit(compute_part, part) for part in parts]
-        try:
-            return [future.result() for future in running]  # type: ignore[misc]  # none is stopped yet
-        finally:  # an error or an interruption: no thread computes on when this returns
-            is_stopped = True
-            wait(running)
+        def end() -> None:  # after an error or an interruption, too, no thread computes on
+            pool.shutdown(wait=True, cancel_futures=True)
             torch.set_num_threads(n_cores)  # the threads' own number became that of threads still to come
 
-    def _has_copies(self, n_cores: int) -> bool:
-        """Says whether parts can be computed in threads; makes the copies and the threads when it is first asked."""
+        n_workers = n_threads(torch.device("cpu"))
+        pool = ThreadPoolExecutor(n_workers, "lookalike-pass", torch.set_num_threads, (n_cores // n_workers,))
+        return undoing(end, lambda: list(pool.map(compute_part, parts)))
+
+    def _has_copies(self) -> bool:
+        """Says whether parts can be computed in threads; makes the copies when it is first asked."""
         encoder = self._encoder
         if not self._is_possible or not isinstance(encoder, Encoder):
             return False
         if device_of(encoder.model).type != "cpu" or is_watched(encoder):
             return False
-        n_copies = n_threads(torch.device("cpu"))
         contents = [id(content) for of in (encoder.modules, encoder.parameters, encoder.buffers) for content in of()]
         if contents != self._copied:
             try:
-                copies = [_copy_of(encoder) for _ in range(n_copies)]
+                copies = [_copy_of(encoder) for _ in range(n_threads(device_of(encoder.model)))]
             except Exception:  # the user's modules may raise any error; they can then not be copied
                 self._is_possible = False
                 return False
             self._copies, self._copied = queue.SimpleQueue(), contents
             for one in copies:
                 self._copies.put(one)
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(n_copies, "lookalike-pass", torch.set_num_threads, (n_cores // n_copies,))
         return True
 
     def _versions(self) -> list[int]:
