@@ -90,6 +90,7 @@ def test_few_distinct_samples_are_warned_of_by_name():
         ("many", "a number, a mapping or 'auto', not 'many'"),
         ({0: 2, 1: 2}, "no number for class '2'"),
         ({0: 2, 1: 2, 2: 2, 7: 1}, "names '7', which is not a class"),
+        ({0: 2, 1: 2, "brid": 2}, "names 'brid', which is not a class; the classes are 0, 1, 2"),
         ({0: 2, 1: 0, 2: 2}, r"n_prototypes\['1'\] must be"),
     ],
 )

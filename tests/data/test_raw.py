@@ -125,6 +125,9 @@ def test_what_cannot_be_read_is_refused_in_a_line(sem, folder, tmp_path):
         sem.predict(load_folder(folder, sem.preprocessing))
     with pytest.raises(LookalikeError, match="empty"):
         sem.predict([])
+    for shape in ((16, 16, 3), (2, 20, 20, 3)):
+        with pytest.raises(LookalikeError, match="have their channels last"):
+            sem.predict(np.zeros(shape, np.float32))
 
 
 @pytest.mark.parametrize(

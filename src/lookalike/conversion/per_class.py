@@ -275,17 +275,17 @@ def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list
     numbers: list[int | None] = []
     n_prototypes = {name_key(key) if isinstance(key, str) else key: value for key, value in n_prototypes.items()}
     keys = [name_key(name) for name in class_names]
+    unknown = [key for key in n_prototypes if key not in keys and key not in range(len(class_names))]
+    if unknown:
+        raise LookalikeError(
+            f"n_prototypes names {unknown[0]!r}, which is not a class; the classes are {', '.join(class_names[:8])}"
+        )
     for k, name in enumerate(keys):
         if name in n_prototypes and k in n_prototypes:
             raise LookalikeError(f"n_prototypes has two numbers for class {name!r}: one by its name, one by {k}")
         if name not in n_prototypes and k not in n_prototypes:
             raise LookalikeError(f"n_prototypes has no number for class {name!r}")
         numbers.append(int(n_prototypes[name] if name in n_prototypes else n_prototypes[k]))
-    unknown = [key for key in n_prototypes if key not in keys and key not in range(len(class_names))]
-    if unknown:
-        raise LookalikeError(
-            f"n_prototypes names {unknown[0]!r}, which is not a class; the classes are {', '.join(class_names[:8])}"
-        )
     return numbers
 
 

@@ -114,9 +114,23 @@ def _with_row_axis(data: Any, row_shape: Sequence[int] | None) -> Any:
             f"cannot read inputs from a {type(data).__name__}; give tensors or arrays [N, ...], image files or a "
             "folder, PIL images, pixels uint8 [H, W, C], or a Dataset or DataLoader of (x, y)"
         )
+    if isinstance(data, Tensor) and row_shape is not None:
+        _check_channels_come_first(data, row_shape)
     if isinstance(data, Tensor) and row_shape is not None and data.ndim == len(row_shape):
         return data[None]
     return data
+
+
+def _check_channels_come_first(inputs: Tensor, row_shape: Sequence[int]) -> None:
+    """Refuses numbers [H, W, C] or [N, H, W, C] for a network that takes [C, H, W]."""
+    if len(row_shape) != 3 or inputs.ndim not in (3, 4):
+        return
+    channels, (first, _, last) = row_shape[0], inputs.shape[-3:]
+    if last == channels and first != channels:
+        raise LookalikeError(
+            f"inputs of shape {list(inputs.shape)} have their channels last, and the network takes "
+            f"{list(row_shape)}: give pixels as bytes (uint8), or prepared inputs as x.transpose(0, 3, 1, 2)"
+        )
 
 
 def _stack(rows: list[Any]) -> Tensor:
