@@ -18,7 +18,7 @@ def curves_of_run(context: Context, run: int) -> dict[str, OrderingCurves]:
     """
     passes, options, images = context.passes, context.options, context.images(run)
     orderings = _orderings(context, run)
-    n_done = 0
+    n_workers, n_done = n_threads(images.device), 0
 
     def advance(n_rows: int) -> None:
         nonlocal n_done
@@ -34,7 +34,7 @@ def curves_of_run(context: Context, run: int) -> dict[str, OrderingCurves]:
             samples=context.sample(run),
             n_steps=options.n_steps,
             batch_size=options.batch_size,
-            n_parts=_PARTS_PER_THREAD * n_threads(images.device),
+            n_parts=_PARTS_PER_THREAD * n_workers if n_workers > 1 else 1,
             advance=advance,
         )
 
