@@ -1,6 +1,7 @@
 """Findings of a verdict: their order, their levels, and the one sentence over all of them."""
 
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -316,6 +317,31 @@ def test_the_sanity_check_says_on_how_many_images_it_rests(n_images, level):
     assert found.claim.startswith(
         "Its heat-maps" if n_images is None else f"On {n_images} images, its heat-maps change"
     )
+
+
+def test_maps_that_change_only_far_from_the_head_are_a_warning():
+    depths = ["as trained", "prototypes", "head", "conv 2", "conv 1"]
+
+    def found_at(*values):
+        likenesses = [{"rank": {"likeness": value}} for value in values]
+        check = {"depths": depths, "likenesses": likenesses, "options": {"n_images": 20}}
+        return Scorecard({}, {"sanity": [check]}, ["a"]).findings()[0]
+
+    assert found_at(1.0, 0.8, 0.3, 0.2, 0.1).level == "good"
+    late = found_at(1.0, 0.85, 0.8, 0.4, 0.1)
+    assert late.level == "caution"
+    assert "with mixed-up prototypes they stay alike (rank correlation 0.85)" in late.claim
+    assert "down to 'conv 2' (rank correlation 0.40)" in late.claim
+    assert found_at(1.0, 0.8, 0.8, 0.7, 0.6).level == "bad"
+
+
+def test_the_sentence_over_all_repeats_what_the_heat_maps_do_not_depend_on():
+    late = replace(SANITY, level="caution", n_images=20)
+    whole = overall([AGREES, on_sample(PIXELS, 100, 100), on_sample(ATTENTION, 100, 100), late], 0.9, 100)
+    assert whole.level == "caution"
+    assert "but depend little on its prototypes" in whole.claim
+    few = overall([AGREES, on_sample(PIXELS, 30, 100), replace(ATTENTION, level="caution")], 0.9, 100)
+    assert "seem to show what it needs itself on 30 images" in few.claim
 
 
 def test_the_embedding_gets_the_advice_that_the_conversion_gave():

@@ -125,16 +125,20 @@ def test_a_class_that_is_mostly_wrong_is_looked_at_and_gets_more_prototypes(mode
     (train,) = [step for step in steps if step.startswith("Train the original with more images of ")]
     n_wrong, n_of_class = re.search(r"\((\d+) of (\d+) wrong\)", " ".join(steps)).groups()
     name = model.class_names[0]
-    assert f"it gets most of their wrong test images wrong itself ({n_wrong} of {n_wrong} of {name!r})" in train
+    assert f"of their wrong test images it gets most wrong itself ({n_wrong} of {n_wrong} of {name!r})" in train
     button = re.search(r'<button[^>]*data-show="wrong"[^>]*>', section)[0]
     assert f'data-n="{n_wrong}" data-labels="0"' in button  # the class's own errors, not all of them
     assert int(n_of_class) == int((labels[rows] == 0).sum())
     assert not any(line.startswith("lookalike convert") for line in commands)
     right = page_of(model, data, tmp_path, rows, labels, black_box=always(0), overwrite=True)
-    steps, commands, _ = section_of(right)
+    steps, commands, section = section_of(right)
     (line,) = [line for line in commands if line.startswith("lookalike convert")]
     check_command(line)
     name = model.class_names[0]
+    (lost,) = [step for step in steps if step.startswith("Look at what was lost: ")]
+    assert f"{n_wrong} test images that the original gets right" in lost
+    assert f"of {name!r} ({n_wrong});" in lost
+    assert f'data-n="{n_wrong}"' in re.search(r'<button[^>]*data-show="lost"[^>]*>', section)[0]
     assert any(step.startswith(f"Give {name!r} more prototypes:") for step in steps)
     numbers = dict(
         pair.rsplit("=", 1) for pair in shlex.split(line)[shlex.split(line).index("--n-prototypes") + 1].split(",")

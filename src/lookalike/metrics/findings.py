@@ -150,12 +150,13 @@ def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
         few = "too few" if images else "too few images"
         return [Finding("pixels", "caution", f"{too_few} {few} to say whether its heat-maps can be relied on.")]
     on_images = f" on {images}" if images else ""
+    show = "seem to show" if pixels.level == "hint" else "show"
     if attention is not None and attention.level in _WARNINGS:
         shown = "but not" if attention.level == "bad" else "and are not shown to be"
-        text = f"Its heat-maps show what it needs itself{on_images}, {shown} what the original looks at."
+        text = f"Its heat-maps {show} what it needs itself{on_images}, {shown} what the original looks at."
         return [Finding("pixels", attention.level, text)]
     if objects is not None and objects.level in _WARNINGS:
-        text = f"Its heat-maps show pixels that it needs{on_images}. {objects.claim}"
+        text = f"Its heat-maps {show} pixels that it needs{on_images}. {objects.claim}"
         return [Finding("pixels", objects.level, text)]
     tests = [finding for finding in (pixels, attention, sanity) if finding is not None]
     level = min((finding.level for finding in tests), key=_LEVELS.index)
@@ -165,4 +166,9 @@ def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
     shown = "show pixels that it needs, look where the original looks, and depend on what it learned"
     if hint:
         return [Finding("pixels", level, f"Its heat-maps {shown}, as far as they were tested{on_images}.{hint}")]
+    if level == "caution":  # of the sanity check: those of the others are told above
+        text = (
+            f"Its heat-maps show pixels that it needs and look where the original looks{on_images}, but depend little"
+        )
+        return [Finding("pixels", level, f"{text} on its prototypes.")]
     return [Finding("pixels", level, f"Its heat-maps can be relied on{on_images}: they {shown}.")]

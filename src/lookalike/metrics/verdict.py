@@ -383,7 +383,11 @@ def _on_objects(figures: str, runs: list[dict[str, Any]]) -> Finding:
 
 
 def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> Finding | None:
-    """Says how far down the network must be randomised until its heat-maps change."""
+    """Says how far down the network must be randomised until its heat-maps change.
+
+    Maps that change only when more than half of the layers are randomised show what early layers see [ours: Adebayo et
+    al. name no threshold].
+    """
     if "sanity" not in details:
         return None
     check = details["sanity"][0]
@@ -396,7 +400,15 @@ def _sanity(details: Mapping[str, list[dict[str, Any]]], limits: Thresholds) -> 
     else:
         name, value = changed
         depth = f"from the head down to {name!r} (rank correlation {value:.2f})"
+        n_steps = len(check["depths"]) - 1  # the first depth is the model as it was trained
         finding = Finding("sanity", "good", f"Its heat-maps change once it is randomised {depth}.")
+        if check["depths"].index(name) > max(1, n_steps / 2):
+            alike = check["likenesses"][1]["rank"]["likeness"]
+            text = (
+                f"Its heat-maps depend little on its prototypes and last layers: with mixed-up prototypes they stay "
+                f"alike (rank correlation {alike:.2f}), and they change only once it is randomised {depth}."
+            )
+            finding = Finding("sanity", "caution", text)
     return on_sample(finding, check.get("options", {}).get("n_images"), min(SANITY_IMAGES, limits.enough_images))
 
 

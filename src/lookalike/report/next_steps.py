@@ -163,8 +163,8 @@ def _prototypes_of_wrong_classes(material: Material, _: Mapping[str, Finding]) -
             names = joined([repr(model.class_names[k]) for k in wrong], _NAMED)
             counts = [f"{n_both[k]:,} of {_errors(material, k):,} of {model.class_names[k]!r}" for k in wrong]
             return Step(
-                f"Train the original with more images of {names}: it gets most of their wrong test images wrong itself "
-                f"({joined(counts, _NAMED)}), so more prototypes would not help."
+                f"Train the original with more images of {names}: of their wrong test images it gets most wrong itself "
+                f"({joined(counts, _NAMED)}), which more prototypes do not mend."
             )
         wrong = lost
     n_prototypes = torch.bincount(model.prototypes.labels.cpu(), minlength=model.n_classes).tolist()
@@ -206,6 +206,28 @@ def _convert(material: Material, output: str, **changes: str) -> str | None:
         if str(value) != str(default):
             options += [f"--{name.replace('_', '-')}", str(value)]
     return material.commands.convert(*options, output=output)
+
+
+def _lost_images(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
+    """Shows where accuracy was lost: images that the original gets right and the prototypes wrong."""
+    decisions, loss = material.decisions, by_topic.get("accuracy")
+    if decisions.original is None or loss is None or loss.level not in _WARNINGS:
+        return None
+    lost = decisions.wrong & (decisions.original == decisions.labels)
+    counts = torch.bincount(decisions.labels[lost], minlength=material.model.n_classes).tolist()
+    classes = sorted((k for k, n in enumerate(counts) if n), key=lambda k: (-counts[k], k))
+    if not classes:
+        return None
+    names = material.model.class_names
+    listed = joined([f"{names[k]!r} ({counts[k]:,})" for k in classes], _NAMED)
+    n_lost, n_gained = int(lost.sum()), int((~decisions.wrong & (decisions.original != decisions.labels)).sum())
+    text = (
+        f"Look at what was lost: {counted(n_lost, 'test image')} that the original gets right and this model wrong, "
+        f"of {listed}; the reverse is true of {n_gained:,}. Which prototype do they look like, and what misled it?"
+    )
+    is_shown = any(entry["original"] == entry["label"] != entry["predicted"] for entry in material.examples.entries)
+    shown = Shown("lost", "Wrong test images that the original gets right", n_lost) if is_shown else None
+    return Step(text, shows=shown)
 
 
 def _other_choice(material: Material, _: Mapping[str, Finding]) -> Step | None:
@@ -275,12 +297,13 @@ def _unfamiliar(material: Material, by_topic: Mapping[str, Finding]) -> Step | N
     if n == 1:
         text = (
             "Look at the unfamiliar image: does it show what the model was made for? If so, add images like it to the "
-            "training data; if not, take it out of the test images."
+            "training data; if not, take it out of the test images, and give the figures with it and without."
         )
     else:
         text = (
             f"Look at the {n:,} unfamiliar images: do they show what the model was made for? If so, add images like "
-            "these to the training data; if not, take them out of the test images."
+            "these to the training data; if not, take them out of the test images, and give the figures with them and "
+            "without."
         )
     calibrate = None
     if "unfamiliar" in by_topic and material.model.doubt is None:
@@ -318,6 +341,6 @@ def _calibration(material: Material, by_topic: Mapping[str, Finding]) -> Step | 
 
 
 _STEPS: tuple[Callable[[Material, Mapping[str, Finding]], Step | None], ...] = (
-    _copies, _other_data, _labels_of_wrong_classes, _prototypes_of_wrong_classes, _other_choice, _more_test_images,
-    _heat_maps, _unfamiliar, _wrong_prototypes, _unused, _calibration,
+    _copies, _other_data, _lost_images, _labels_of_wrong_classes, _prototypes_of_wrong_classes, _other_choice,
+    _more_test_images, _heat_maps, _unfamiliar, _wrong_prototypes, _unused, _calibration,
 )  # fmt: skip

@@ -21,6 +21,7 @@ _LESS_PURE = 0.1  # below the median purity of the classes
 _NO_SPREAD = 0.01  # of the median: most images of such a class are prototypes themselves, at no distance
 _NEAR = 0.75  # of the median room between classes
 _MOST = 0.5  # of the errors
+_CHANCE = 0.05
 _TAKERS, _ERRORS = 4, 8  # prototypes, and errors of each, that are shown
 
 
@@ -195,14 +196,23 @@ def _unfamiliar(material: Material, label: int) -> _Cause:
         flags[entry["label"] == label].append(bool(entry["unfamiliar"]))
     own, others = flags[True], flags[False]
     share_of_others = sum(others) / len(others) if others else 0.0
-    if sum(own) < 2 or sum(own) / len(own) < 2 * share_of_others:
+    if sum(own) < 2 or not _is_more_often(sum(own), len(own), share_of_others):
         figures = f"{sum(own)} of {len(own)} that are shown, and {sum(others)} of {len(others)} of the others"
-        return _Cause(compared=f"test images that are unfamiliar twice as often as those of other classes ({figures})")
+        return _Cause(compared=f"test images that are clearly more often unfamiliar than other classes' ({figures})")
     text = (
         f"{sum(own)} of its {len(own)} test images shown are unfamiliar: the model knows nothing like them; of the "
         f"other classes, {sum(others)} of {len(others)} are."
     )
     return _Cause(text)
+
+
+def _is_more_often(n: int, total: int, usual: float) -> bool:
+    """Says whether a share is twice the usual one, or higher than chance would make it once in 20 times."""
+    if n >= 2 * usual * total:
+        return True
+    from scipy.stats import binomtest
+
+    return bool(binomtest(n, total, usual, alternative="greater").pvalue <= _CHANCE)
 
 
 def _original(material: Material, label: int) -> _Cause:
@@ -241,10 +251,10 @@ def _taker(material: Material, label: int) -> _Cause:
     purity = float(p.purity[j])
     if purity == purity:
         text += f"; {purity:.0%} of the training images that look most like it are of its class"
-    return _Cause(f"{text}.{_already_lost(material, rows)}")
+    return _Cause(f"{text}.{_already_lost(material, j, rows)}")
 
 
-def _already_lost(material: Material, rows: list[int]) -> str:
+def _already_lost(material: Material, prototype: int, rows: list[int]) -> str:
     """Says of errors that one prototype takes that the original makes most of them, too; nothing if it does not."""
     decisions = material.decisions
     if decisions.original is None:
@@ -252,9 +262,11 @@ def _already_lost(material: Material, rows: list[int]) -> str:
     n_both = int((decisions.original[rows] != decisions.labels[rows]).sum())
     if n_both <= _MOST * len(rows):
         return ""
+    n_same = int((decisions.original[rows] == material.model.prototypes.labels.cpu()[prototype]).sum())
+    of_them = "all" if n_same == len(rows) else f"{n_same}"
     return (
-        f" The original gets {n_both} of these {len(rows)} images wrong, too: the prototype receives errors that the "
-        "network makes."
+        f" The original gets {n_both} of these {len(rows)} images wrong, too, and takes {of_them} of them for the "
+        "prototype's class."
     )
 
 

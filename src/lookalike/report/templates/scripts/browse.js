@@ -16,6 +16,7 @@ const kinds = {
   wrong: isWrong,
   right: (sample) => !isWrong(sample),
   disagreeing: disagrees,
+  lost: (sample) => isWrong(sample) && sample.original === sample.label,
   unfamiliar: (sample) => sample.unfamiliar,
   copy: (sample) => sample.is_copy,
 };
