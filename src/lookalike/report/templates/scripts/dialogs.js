@@ -48,13 +48,16 @@ const enlarge = (step) => {
   position = (position + step + enlarged.length) % enlarged.length;
   const image = enlarged[position].querySelector("img");
   const caption = enlarged[position].dataset.caption || image.alt;
+  const larger = sharpen(make("img", { src: image.src, alt: image.alt }));
+  const holder = make("div", { className: enlarged[position].classList.contains("drawn") ? "drawn scroll" : "" }, larger);
+  if (holder.className) holder.addEventListener("scroll", () => hint(holder));
   openDialog(lightbox, enlarged.length > 1 ? `Picture ${position + 1} of ${enlarged.length}` : "Picture",
-    make("div", { className: enlarged[position].classList.contains("drawn") ? "drawn" : "" },
-      sharpen(make("img", { src: image.src, alt: image.alt }))),
+    holder,
     make("p", { className: "muted" }, ...breakable(caption)),
     enlarged.length > 1 ? make("div", { className: "actions" },
       make("button", { type: "button", className: "button", textContent: "← previous", onclick: () => enlarge(-1) }),
       make("button", { type: "button", className: "button", textContent: "next →", onclick: () => enlarge(1) })) : "");
+  if (holder.className) larger.decode().then(() => hint(holder), () => {});
 };
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button.zoom");
