@@ -50,6 +50,7 @@ def test_drawings_of_parts_fit_a_phone_and_enlarge(open_on):
     tab.click(".drawings button >> nth=0")
     natural, shown = tab.eval_on_selector("#lightbox img", "(one) => [one.naturalWidth, one.width]")
     assert shown == natural
+    tab.wait_for_selector("#lightbox .sideways")
     tab.keyboard.press("Escape")
     tab = open_on(DESKTOP)
     tab.click(".drawings button >> nth=1")
