@@ -102,7 +102,7 @@ def relevance_ordering(
         noise,
         samples=samples,
         n_steps=n_steps,
-        batch_size=batch_size,
+        batch_size=rows_at_once(inputs, batch_size, inputs.device),
         advance=advance,
     )[""]
 
@@ -130,7 +130,6 @@ def ordering_curves(
     samples: Sequence[int] | None = None,
     n_steps: int = 20,
     batch_size: int = 256,
-    n_parts: int = 1,
     advance: Callable[[int], object] | None = None,
 ) -> dict[str, OrderingCurves]:
     """Returns several relevance-ordering curves of the same images, by name; no noisy copy passes twice.
@@ -145,8 +144,7 @@ def ordering_curves(
         noise: The noise that replaces pixels.
         samples: Index of each image in its data set; None counts from 0.
         n_steps: Number S of equal steps.
-        batch_size: Most rows that pass through the model at once.
-        n_parts: Number of such batches that ``score`` gets together, to compute them side by side.
+        batch_size: Number of rows that ``score`` gets at once.
         advance: Called with the number of rows done, of ``ordering_rows``.
 
     Raises:
@@ -155,7 +153,6 @@ def ordering_curves(
     for ordering in orderings.values():
         n, _, height, width = _checked_shape(score, inputs, ordering.relevance, noise, batch_size)
     checks.whole_number("n_steps", n_steps, 1)
-    batch_size = n_parts * rows_at_once(inputs, batch_size, inputs.device)
     sample_indices = _sample_indices(samples, n)
     n_pixels = height * width
     batcher = _FullBatches(score, batch_size, advance)

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from lookalike._core.errors import RelevanceError
-from lookalike.encoder.calls import n_threads
+from lookalike.encoder.calls import n_threads, rows_at_once
 from lookalike.metrics.context import Context
 from lookalike.metrics.robustness import JointScorer, Ordering, OrderingCurves, ordering_curves
 
@@ -18,7 +18,10 @@ def curves_of_run(context: Context, run: int) -> dict[str, OrderingCurves]:
     """
     passes, options, images = context.passes, context.options, context.images(run)
     orderings = _orderings(context, run)
-    n_workers, n_done = n_threads(images.device), 0
+    n_rows_at_once = rows_at_once(images, options.batch_size, images.device)
+    if (n_workers := n_threads(images.device)) > 1:
+        n_rows_at_once *= _PARTS_PER_THREAD * n_workers
+    n_done = 0
 
     def advance(n_rows: int) -> None:
         nonlocal n_done
@@ -33,8 +36,7 @@ def curves_of_run(context: Context, run: int) -> dict[str, OrderingCurves]:
             context.noise(run),
             samples=context.sample(run),
             n_steps=options.n_steps,
-            batch_size=options.batch_size,
-            n_parts=_PARTS_PER_THREAD * n_workers if n_workers > 1 else 1,
+            batch_size=n_rows_at_once,
             advance=advance,
         )
 
