@@ -315,6 +315,28 @@ def test_embedding_predicting_and_evaluating_use_all_cores():
     assert all(threads.values()), threads
 
 
+def test_patches_of_several_layers_are_those_of_one_thread():
+    class Layered(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, 8, 1), nn.Conv2d(4, 6, 3, 2, 1)
+            self.head = nn.Linear(6, 2)
+
+        def forward(self, x):
+            THREADS.add(threading.get_ident())
+            return self.head(F.relu(self.second(F.relu(self.first(x)))).mean((2, 3)))
+
+    torch.manual_seed(0)
+    x, y = torch.randn(24, 3, 224, 224), [0, 1] * 12
+    options = {"level": "patch", "layers": ("first", "second"), "n_prototypes": 2, "n_images": 0, "progress": False}
+    sem = convert(Layered().eval(), (x, y), **options)
+    THREADS.clear()
+    z = sem.embed(x)
+    assert in_threads()
+    torch.set_num_threads(1)
+    torch.testing.assert_close(z, sem.embed(x))
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_an_interruption_anywhere_leaves_no_thread_and_no_setting(twice):
     torch.manual_seed(0)

@@ -24,6 +24,7 @@ from lookalike._core.thread_settings import ThreadSettings
 from lookalike._core.untouched import undoing
 from lookalike.encoder.calls import device_of, n_threads
 from lookalike.encoder.cut import Encoder
+from lookalike.encoder.patches import PatchEncoder
 from lookalike.encoder.shadow import shadow_of
 
 Network = TypeVar("Network")
@@ -42,12 +43,12 @@ class SideBySide(Generic[Network]):
     hooks, cannot be copied, or writes into its buffers; with gradients; in function modes of the user; on a GPU.
 
     Args:
-        encoder: The encoder; anything but an ``Encoder`` computes one part after the other.
+        encoder: The encoder; anything but an ``Encoder`` of images or patches computes one part after the other.
     """
 
     def __init__(self, encoder: Network) -> None:
         self._encoder = encoder
-        self._is_possible = type(encoder) is Encoder
+        self._is_possible = type(encoder) in (Encoder, PatchEncoder)
         self._copies: queue.SimpleQueue[Network] = queue.SimpleQueue()
         self._copied: list[int] = []  # the modules and tensors that the copies were made of
 
@@ -84,7 +85,7 @@ class SideBySide(Generic[Network]):
             finally:
                 self._copies.put(encoder)
 
-        return in_threads(compute_part, parts, n_threads(torch.device("cpu")), n_cores)
+        return on_all_cores(compute_part, parts, n_threads(torch.device("cpu")), n_cores)
 
     def _has_copies(self) -> bool:
         """Says whether parts can be computed in threads; makes the copies when it is first asked."""
@@ -112,7 +113,9 @@ class SideBySide(Generic[Network]):
         return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
-def in_threads(compute: Callable[[Part], Result], parts: Sequence[Part], n_workers: int, n_cores: int) -> list[Result]:
+def on_all_cores(
+    compute: Callable[[Part], Result], parts: Sequence[Part], n_workers: int, n_cores: int
+) -> list[Result]:
     """Returns ``compute(part)`` for each part, in their order, from threads that share the cores.
 
     No thread computes on when this returns or raises, even if exceptions arrive at whatever moment in this thread. So
