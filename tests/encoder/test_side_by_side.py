@@ -258,9 +258,11 @@ def test_after_an_interruption_nothing_computes_on():
 
     def compute(net, rows):
         started.append(rows)
-        time.sleep(0.05)
-        ended.append(net(rows))
-        return ended[-1]
+        try:
+            time.sleep(0.05)
+            return net(rows)
+        finally:
+            ended.append(rows)
 
     started, ended = [], []
     handler = signal.signal(signal.SIGALRM, interrupt)
@@ -272,6 +274,28 @@ def test_after_an_interruption_nothing_computes_on():
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, handler)
     assert 0 < len(started) == len(ended) < 12
+
+
+def test_a_long_pass_ends_at_its_next_operation():
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    def compute(net, rows):
+        for _ in range(100):
+            time.sleep(0.02)
+            rows = rows + 1
+        return net(rows)
+
+    handler = signal.signal(signal.SIGALRM, interrupt)
+    started = time.perf_counter()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            run(encoder_of(Net()), compute)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, handler)
+    assert time.perf_counter() - started < 1.5  # each part takes 2 s
 
 
 def test_memory_that_runs_out_in_a_thread_halves_the_rows():

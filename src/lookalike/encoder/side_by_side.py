@@ -14,14 +14,14 @@ import copy
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 
 from lookalike._core.folding import is_watched
 from lookalike._core.thread_settings import ThreadSettings
-from lookalike._core.untouched import undoing
+from lookalike._core.untouched import FunctionMode, undoing
 from lookalike.encoder.calls import device_of, n_threads
 from lookalike.encoder.cut import Encoder
 from lookalike.encoder.patches import PatchEncoder
@@ -119,7 +119,8 @@ def on_all_cores(
     """Returns ``compute(part)`` for each part, in their order, from threads that share the cores.
 
     No thread computes on when this returns or raises, even if exceptions arrive at whatever moment in this thread. So
-    nothing here waits for a condition or joins a thread: what they do cannot be interrupted everywhere.
+    nothing here waits for a condition or joins a thread: what they do cannot be interrupted everywhere. After an
+    exception each thread ends at its next operation of torch.
 
     Args:
         compute: Called with each part, in one of the threads.
@@ -145,7 +146,8 @@ def on_all_cores(
                     number, part = waiting.get_nowait()
                 except queue.Empty:
                     break
-                arrived.put((number, compute(part), None))
+                with _Stoppable(lambda: is_stopped):
+                    arrived.put((number, compute(part), None))
         except BaseException as error:  # the user's network may raise any
             arrived.put((number, None, error))
         finally:
@@ -170,6 +172,30 @@ def on_all_cores(
         return [results[number] for number in range(len(parts))]
 
     return undoing(end, run)
+
+
+class _StoppedError(BaseException):
+    """Ends a pass whose result nobody waits for. No ``Exception``, which a network could catch."""
+
+
+class _Stoppable(FunctionMode):
+    """Ends a thread's pass at its next operation once that is asked for."""
+
+    def __init__(self, is_stopped: Callable[[], bool]) -> None:
+        super().__init__()
+        self._is_stopped = is_stopped
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Runs an operation."""
+        if self._is_stopped():
+            raise _StoppedError
+        return func(*args, **(kwargs or {}))
 
 
 def _copy_of(encoder: Network) -> Network:
