@@ -1,6 +1,7 @@
 """What a page says of an image is the same in every place: one answer, one nearest prototype, one original."""
 
 import re
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lookalike import convert
 from lookalike.data import InputBatch
 from lookalike.explanation import Explainer
 from lookalike.report import write_report
+from lookalike.report.examples import _measured
 from tests.report.page import data_of
 from tests.small import bright_images
 
@@ -141,3 +143,19 @@ def test_no_prototype_of_patches_is_said_to_decide(data, tmp_path):
         assert ("All patches of an image decide together" in tiles) != decides
         assert ("takes most of its errors" in page) <= decides
         assert ("of the prototypes that decide at least" in page.lower()) <= decides
+
+
+def test_distances_beside_each_other_have_the_digits_that_tell_them_apart():
+    @dataclass
+    class Near:
+        distance: float
+
+        def measured(self, similarity, *, falls_with_distance, digits=3):
+            return f"distance {self.distance:.{digits}g}"
+
+    class Similarity:
+        name, falls_with_distance = "l2", True
+
+    texts = [_measured([Near(value) for value in values], Similarity()) for values in ((15.5, 15.7), (15.51, 15.54))]
+    assert texts == [["distance 15.5", "distance 15.7"], ["distance 15.51", "distance 15.54"]]
+    assert _measured([Near(1.0), Near(1.0)], Similarity()) == ["distance 1", "distance 1"]

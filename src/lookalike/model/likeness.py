@@ -107,7 +107,7 @@ class Likeness:
             return f"as far from it as the farthest of {of_them}"
         return f"closer to it than about {self.n_farther:,} of the {of_them}"
 
-    def measured(self, similarity: str, *, falls_with_distance: bool) -> str:
+    def measured(self, similarity: str, *, falls_with_distance: bool, digits: int = 3) -> str:
         """Returns how alike input and prototype are as a number with its name: the distance, or a similarity above 0.
 
         A negative similarity, such as −12.3 for ``l2``, would say nothing to a reader.
@@ -115,10 +115,11 @@ class Likeness:
         Args:
             similarity: Name of the model's similarity.
             falls_with_distance: Whether that is a distance turned around.
+            digits: Number of significant digits.
         """
         if falls_with_distance or not self.similarity >= 0:
-            return f"distance {self.distance:.3g}"
-        return f"{similarity} similarity {self.similarity:.3g}"
+            return f"distance {self.distance:.{digits}g}"
+        return f"{similarity} similarity {self.similarity:.{digits}g}"
 
     def _short_nearness(self) -> str:
         """Says the same for a caption, as a share; without training samples, gives the distance.

@@ -30,6 +30,7 @@ from lookalike.report.words import NO_CLASS, image_names
 
 _BATCH = 16  # images explained at once
 _ROWS = 8192  # embeddings compared with the prototypes at once
+_FEWEST_DIGITS, _MOST_DIGITS = 3, 6  # of distances and similarities beside each other
 
 
 @dataclass(frozen=True)
@@ -279,24 +280,36 @@ def _entry(explanation: Explanation, row: int, decisions: Decisions, model: Prot
         "original_shows": original_shows,
         "near": [
             {
-                **_likeness_entry(near, heat_map, shows, explanation, similarity),
+                **_likeness_entry(near, heat_map, shows, explanation),
+                "measured": measured,
                 "rank": position + 1 if position < len(explanation.likenesses) else None,
             }
-            for position, (near, heat_map, shows) in enumerate(
-                zip(likenesses, likeness_maps, likeness_shows, strict=True)
+            for position, (near, heat_map, shows, measured) in enumerate(
+                zip(likenesses, likeness_maps, likeness_shows, _measured(likenesses, similarity), strict=True)
             )
         ],
     }
 
 
+def _measured(likenesses: Sequence[Likeness], similarity: Similarity) -> list[str]:
+    """Returns how alike the input and each prototype are, with as many digits as tell the prototypes apart."""
+    for digits in range(_FEWEST_DIGITS, _MOST_DIGITS + 1):
+        texts = [
+            near.measured(similarity.name, falls_with_distance=similarity.falls_with_distance, digits=digits)
+            for near in likenesses
+        ]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
+
+
 def _likeness_entry(
-    near: Likeness, heat_map: str | None, shows: str | None, explanation: Explanation, similarity: Similarity
+    near: Likeness, heat_map: str | None, shows: str | None, explanation: Explanation
 ) -> dict[str, Any]:
     """Returns what the page's script needs of a likeness."""
     contrast = explanation.contrast
     return {
         "prototype": near.prototype,
-        "measured": near.measured(similarity.name, falls_with_distance=similarity.falls_with_distance),
         "nearness": explanation.nearness_of(near),
         "is_contrast": contrast is not None and near.prototype == contrast.prototype,
         "map": heat_map,
