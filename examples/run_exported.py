@@ -85,7 +85,11 @@ def main(exported: Path, photograph: Path) -> None:
     inside = session.get_modelmeta().custom_metadata_map  # a single file has all of it inside
     text = (exported / "prototypes.json").read_text(encoding="utf-8") if exported.is_dir() else inside["lookalike"]
     described = json.loads(text)
-    inputs, image = as_input(Image.open(photograph), session, described)
+    try:
+        opened = Image.open(photograph)
+    except OSError as error:
+        raise SystemExit(f"{photograph} cannot be read as an image: {error}") from error
+    inputs, image = as_input(opened, session, described)
     width, height = image.size
     values = session.run(None, {session.get_inputs()[0].name: inputs})
     answer = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}

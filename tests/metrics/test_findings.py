@@ -319,6 +319,18 @@ def test_the_sanity_check_says_on_how_many_images_it_rests(n_images, level):
     )
 
 
+def test_too_few_images_are_told_by_the_bar_that_they_cannot_tell():
+    """Of a poor original, the whole interval was above the 50% that were said to be asked for."""
+    share = {"value": 22 / 25, "low": 0.70, "high": 0.958, "n": 25}
+    box = {"value": 0.52, "low": 0.34, "high": 0.7, "n": 25}
+    details = {"faithfulness": [{"agreement": share, "black_box_accuracy": box, "per_class": []}]}
+    names = [str(k) for k in range(6)]
+    (found,) = Scorecard({"agreement": [22 / 25]}, details, names).findings()
+    assert found.level == "caution"
+    assert "too few images to tell whether it stands for it; a model is called good if at least 90% are" in found.text
+    assert "asked for" not in found.text
+
+
 def test_maps_that_change_only_far_from_the_head_are_a_warning():
     depths = ["as trained", "prototypes", "head", "conv 2", "conv 1"]
 

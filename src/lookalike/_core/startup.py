@@ -23,7 +23,7 @@ def import_torch() -> None:
         return
     gc.disable()
     try:
-        with _ending_at_once():
+        with ending_at_once():
             import torch  # noqa: F401
     finally:
         gc.freeze()  # what has been imported is not looked at again
@@ -31,7 +31,7 @@ def import_torch() -> None:
 
 
 @contextmanager
-def _ending_at_once() -> Iterator[None]:
+def ending_at_once() -> Iterator[None]:
     """Has Ctrl-C and SIGTERM end the process at once, without Python.
 
     Modules that try one import after another swallow Python's exception, or print it with a long traceback. Nothing has

@@ -264,8 +264,8 @@ def _label_suspects(data: Source, part: str, checked: LabelCheck, names: list[st
         nearest = [names[k] for k in checked.nearest[row].tolist() if k >= 0]
         many = f"{len(nearest)} most similar prototypes are" if len(nearest) > 1 else "most similar prototype is"
         reason = (
-            f"labelled {names[label]!r} (probability {checked.probabilities[row, label]:.1%}); its {many} of "
-            f"{', '.join(map(repr, dict.fromkeys(nearest)))}"
+            f"labelled {names[label]!r} (probability {checked.probabilities[row, label]:.1%}, by prototypes learned "
+            f"without it); its {many} of {', '.join(map(repr, dict.fromkeys(nearest)))}"
         )
         suspects.append(
             _suspect("label", float(scores[row]), part, data, row, names, reason, suggested=names[predicted_label])

@@ -183,6 +183,7 @@ def evaluate(
         if model.is_dir():
             needed = [] if labels is None else ["--labels", str(labels)]
             needed += ["--on-error", "skip"] if on_error == "skip" else []
+            needed += ["--scorecard", str(output)] if output is not None else []
             show_next("report", str(model), data, *needed, "-o", free_name("report.html"), network=network)
     missed = _missed_thresholds(card, min_agreement, max_ghosting)
     for message in missed:

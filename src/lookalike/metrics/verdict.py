@@ -94,6 +94,7 @@ def _agreement(
         return Finding("agreement", "bad", text, headline=f"This model cannot stand for the original: only {same}")
     is_wide = interval is not None and interval["high"] - interval["low"] > _WIDE
     if high >= good and (agreement < bar or (is_wide and agreement < ENOUGH_AGREEMENT)):
+        reason = reason if agreement < bar else f"a model is called good if at least {good:.0%} are the same"
         text = f"{text}: these are too few images to tell whether it stands for it; {reason}."
         headline = "There are too few test images to tell whether this model can stand for the original: "
         return Finding("agreement", "caution", text, headline=headline + same)
