@@ -356,6 +356,17 @@ def test_the_sentence_over_all_repeats_what_the_heat_maps_do_not_depend_on():
     assert "seem to show what it needs itself on 30 images" in few.claim
 
 
+def test_the_sentence_over_all_ends_with_what_makes_all_of_it_less_sure():
+    bad = Finding("accuracy", "bad", "It lost 9 points.")
+    groups = Finding("groups", "caution", "76 of 78 test images have another one near.", headline="Fewer than counted.")
+    whole = overall([AGREES, bad, groups], 0.9, 100)
+    assert whole.claim.startswith("It lost 9 points.")
+    assert whole.claim.endswith(" Fewer than counted.")
+    alone = overall([AGREES, groups], 0.9, 100)
+    assert alone.claim.startswith("76 of 78")
+    assert "Fewer than counted" not in alone.claim
+
+
 def test_the_embedding_gets_the_advice_that_the_conversion_gave():
     advice = {"sentence": "No other similarity or number of prototypes does clearly better than l2 with 1 per class."}
     cards = [

@@ -49,7 +49,7 @@ class Finding:
             ``"good"``; or ``"info"``.
         claim: What was found, in plain words.
         figures: The figures behind it; empty if they are in the claim.
-        headline: What it says at the beginning of the sentence over all; empty if that does not begin with it.
+        headline: What it says in the sentence over all; empty if that has other words for it.
         n_images: Number of images of the sample that it rests on; None if it rests on no sample.
     """
 
@@ -108,6 +108,9 @@ def overall(findings: Sequence[Finding], accuracy: float | None, n_test: int | N
         return None
     if warning is not None:
         sentences = _begun_with(warning, sentences)
+    groups = by_topic.get("groups")
+    if groups is not None and groups.headline and sentences[0].topic != "groups":
+        sentences.append(replace(groups, claim=groups.headline))
     worst = min((finding.level for finding in sentences), key=_LEVELS.index)
     return Finding(sentences[0].topic, worst, " ".join(finding.claim for finding in sentences))
 

@@ -140,7 +140,8 @@ class Duplicates:
             "nearer than all but a few: they may be several pictures of the same things, as mirrored copies are. Then "
             "there are fewer independent images than the figures count, and all intervals are too narrow."
         )
-        return Finding("groups", "caution", claim)
+        headline = "Most test images seem to show the same things as others: all this rests on fewer than are counted."
+        return Finding("groups", "caution", claim, headline=headline)
 
     def _without_them(self, claim: str) -> tuple[str, str]:
         """Returns a claim with the accuracy on the other images, and the interval of that."""
