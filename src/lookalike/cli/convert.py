@@ -125,7 +125,8 @@ def convert(
     ] = None,
     class_order: ClassOrderOption = None,
     n_prototypes: Annotated[
-        str, typer.Option(help="Number per class, 'auto', or CLASS=NUMBER,CLASS=NUMBER,…", rich_help_panel="Prototypes")
+        str,
+        typer.Option(help="Number per class, 'auto', or CLASS=NUMBER,… for all classes.", rich_help_panel="Prototypes"),
     ] = "5",
     similarity: Annotated[
         str,

@@ -284,7 +284,7 @@ def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list
         if name in n_prototypes and k in n_prototypes:
             raise LookalikeError(f"n_prototypes has two numbers for class {name!r}: one by its name, one by {k}")
         if name not in n_prototypes and k not in n_prototypes:
-            raise LookalikeError(f"n_prototypes has no number for class {name!r}")
+            raise LookalikeError(f"n_prototypes has no number for class {name!r}; give one for each class")
         numbers.append(int(n_prototypes[name] if name in n_prototypes else n_prototypes[k]))
     return numbers
 
