@@ -20,16 +20,15 @@ class ForThreads(Protocol):
 
 
 class ThreadSettings:
-    """The settings that forward passes without gradients run under: autocast, inference mode and function modes."""
+    """What passes without gradients run under on a CPU: autocast, inference mode and function modes."""
 
-    def __init__(self, device: str, autocast: torch.dtype | None, is_inference: bool, modes: list[ForThreads]) -> None:
-        self._device = device
+    def __init__(self, autocast: torch.dtype | None, is_inference: bool, modes: list[ForThreads]) -> None:
         self._autocast = autocast
         self._is_inference = is_inference
         self._modes = modes
 
     @classmethod
-    def of_this_thread(cls, device: str = "cpu") -> Self | None:
+    def of_this_thread(cls) -> Self | None:
         """Returns this thread's settings; None if another thread cannot have the same, or gradients are needed."""
         modes = _get_current_function_mode_stack()
         if torch.is_grad_enabled() or _get_current_dispatch_mode_stack():
@@ -37,8 +36,8 @@ class ThreadSettings:
         shared = [mode for mode in modes if isinstance(mode, ForThreads)]
         if len(shared) < len(modes):  # a mode of the user, or one that watches what this thread computes
             return None
-        autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return cls(device, autocast, torch.is_inference_mode_enabled(), shared)
+        autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        return cls(autocast, torch.is_inference_mode_enabled(), shared)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -47,7 +46,7 @@ class ThreadSettings:
             stack.enter_context(torch.inference_mode(self._is_inference))
             stack.enter_context(torch.no_grad())
             if self._autocast is not None:
-                stack.enter_context(torch.autocast(self._device, self._autocast))
+                stack.enter_context(torch.autocast("cpu", self._autocast))
             for mode in self._modes:
                 stack.enter_context(mode.for_thread())
             yield

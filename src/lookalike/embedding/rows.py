@@ -13,7 +13,7 @@ from lookalike._core.errors import warn_of
 from lookalike._core.folding import Folded
 from lookalike._core.recording import RECORDINGS
 from lookalike.encoder import device_of, place, rows_at_once
-from lookalike.encoder.calls import is_out_of_memory, n_rows, take_rows
+from lookalike.encoder.calls import is_out_of_memory, n_rows, split_rows
 from lookalike.encoder.side_by_side import SideBySide
 
 Finish = Callable[[Tensor], Tensor]
@@ -54,7 +54,7 @@ class MemoryAwareEmbedder:
         while True:
             rows = rows_at_once(inputs, n, device_of(self.encoder.model)) if self.max_rows is None else self.max_rows
             try:
-                parts = [inputs if rows >= n else take_rows(inputs, slice(i, i + rows)) for i in range(0, n, rows)]
+                parts = split_rows(inputs, rows)
                 results = self._side_by_side.run(functools.partial(self._embed_rows, finish=finish), parts)
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or rows == 1:

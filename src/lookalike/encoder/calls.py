@@ -84,6 +84,12 @@ def take_rows(inputs: Any, rows: slice | Tensor) -> Any:
     return tree_map(lambda leaf: leaf[rows] if isinstance(leaf, Tensor) else leaf, inputs)
 
 
+def split_rows(inputs: Any, size: int) -> list[Any]:
+    """Returns the inputs in parts of at most ``size`` rows; at least one part, even of no rows."""
+    n = n_rows(inputs)
+    return [inputs] if n <= size else [take_rows(inputs, slice(start, start + size)) for start in range(0, n, size)]
+
+
 def rows_at_once(inputs: Any, most: int, device: torch.device) -> int:
     """Returns how many rows of the inputs pass through a network at once, at most ``most``; fewer of large images.
 

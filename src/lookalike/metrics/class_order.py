@@ -50,16 +50,16 @@ class Standing:
         }
 
 
-def untested_note(labels: Tensor, class_names: Sequence[str]) -> str | None:
-    """Returns a note on the classes without a test sample, of which no figure says anything; None without any."""
+def untested_notes(labels: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Returns a note on the classes without a test sample, of which no figure says anything; none without any."""
     counts = torch.bincount(labels.cpu(), minlength=len(class_names)).tolist()
     untested = [repr(visible(name)) for name, n in zip(class_names, counts, strict=False) if not n]
     if not untested:
-        return None
+        return []
     if len(untested) == 1:
-        return f"{untested[0]} has no test image: no figure says anything of this class"
+        return [f"{untested[0]} has no test image: no figure says anything of this class"]
     names = ", ".join(untested[:_SHOWN]) + (", …" if len(untested) > _SHOWN else "")
-    return f"{len(untested):,} classes have no test image ({names}): no figure says anything of them"
+    return [f"{len(untested):,} classes have no test image ({names}): no figure says anything of them"]
 
 
 def compare_with_labels(labels: Tensor, predicted: Tensor, outputs: Outputs, class_names: Sequence[str]) -> Standing:

@@ -12,7 +12,7 @@ from lookalike._core import checks
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.metrics.black_box import find_black_box
-from lookalike.metrics.class_order import untested_note
+from lookalike.metrics.class_order import untested_notes
 from lookalike.metrics.context import aligned_labels
 from lookalike.metrics.faithfulness import accuracy, agreement
 from lookalike.metrics.transparency import activation_counts, ghosting
@@ -61,18 +61,17 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
     if match.box is not None:
         standing = match.box.compare_with_labels(model, labels, store, None)
     model_accuracy = accuracy(predictions, labels)
-    untested = untested_note(labels, model.class_names)
-    untested_notes = [] if untested is None else [untested]
+    of_classes = untested_notes(labels, model.class_names)
     if standing is None or standing.predictions is None:
         reasons = [f"the black box is not compared with: {match.reason}"] if match.reason else []
         notes = reasons if standing is None else standing.notes
-        return Comparison(len(store), model_accuracy, None, None, [*notes, *untested_notes])
+        return Comparison(len(store), model_accuracy, None, None, [*notes, *of_classes])
     return Comparison(
         len(store),
         model_accuracy,
         accuracy(standing.predictions, labels),
         agreement(predictions, standing.predictions),
-        [*standing.notes, *untested_notes],
+        [*standing.notes, *of_classes],
     )
 
 

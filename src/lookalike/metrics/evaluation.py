@@ -25,7 +25,7 @@ from lookalike.embedding.key import fingerprint_layers
 from lookalike.encoder import LoadedClassifier
 from lookalike.metrics.black_box import BlackBox, find_black_box
 from lookalike.metrics.budget import Budget, OutOfTimeError, Plan, by_worth, plan
-from lookalike.metrics.class_order import untested_note
+from lookalike.metrics.class_order import untested_notes
 from lookalike.metrics.context import Context, Options, aligned_labels, unbundle_data
 from lookalike.metrics.data_check import check_data
 from lookalike.metrics.object_section import ReadMasks, mask_reader
@@ -237,8 +237,7 @@ def _notes_on_figures(context: Context, sections: list[Section], figures: set[st
     """Returns notes on the black box, the number of images, the scale of the embedding and skipped images."""
     n_test, store = len(context.test_store), context.test_store
     notes = [] if context.standing is None else list(context.standing.notes)
-    untested = untested_note(context.labels, context.model.class_names)
-    notes += [] if untested is None else [untested]
+    notes += untested_notes(context.labels, context.model.class_names)
     if n_test < context.options.n_images and any(section.per_run for section in sections):
         verb = "is" if n_test == 1 else "are"
         notes.append(f"there {verb} only {counted(n_test, 'test image')}: explanations are measured on all of them")

@@ -169,7 +169,7 @@ def _on_heat_maps(by_topic: dict[str, Finding]) -> list[Finding]:
     shown = "show pixels that it needs, look where the original looks, and depend on what it learned"
     if hint:
         return [Finding("pixels", level, f"Its heat-maps {shown}, as far as they were tested{on_images}.{hint}")]
-    if level == "caution":  # of the sanity check: those of the others are told above
+    if level == "caution":  # the sanity check warns; warnings of the other tests have returned before
         text = (
             f"Its heat-maps show pixels that it needs and look where the original looks{on_images}, but depend little"
         )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lookalike._core.names import visible
 from lookalike.encoder import Encoder, dtype_of, place, rows_at_once
-from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.calls import n_rows, split_rows
 from lookalike.encoder.class_map import map_classes
 from lookalike.encoder.side_by_side import SideBySide
 from lookalike.model.prototype_model import PrototypeModel
@@ -97,8 +97,7 @@ def embed_and_score(model: PrototypeModel, inputs: Any) -> tuple[Tensor, Tensor 
         rows_on_device = place(rows, model.device, dtype)
         return network.embed_and_score(rows_on_device) if has_scores else (network(rows_on_device), None)
 
-    parts = [take_rows(inputs, slice(start, start + n_at_once)) for start in range(0, max(n, 1), n_at_once)]
-    embeddings, scores = zip(*SideBySide(encoder).run(compute, parts), strict=True)
+    embeddings, scores = zip(*SideBySide(encoder).run(compute, split_rows(inputs, n_at_once)), strict=True)
     return torch.cat(embeddings), None if scores[0] is None else torch.cat(scores)
 
 

@@ -18,7 +18,7 @@ from lookalike._core.wording import counted
 from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, read_inputs
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
-from lookalike.encoder.calls import n_rows, take_rows
+from lookalike.encoder.calls import split_rows
 from lookalike.encoder.finite import check_finite_rows, zeros_if_finite
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.encoder.side_by_side import SideBySide
@@ -409,8 +409,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         with torch.no_grad():
             for batch in self.read_inputs(inputs, batch_size):
                 n_at_once = rows_at_once(batch.inputs, batch_size, self.device)
-                starts = range(0, max(n_rows(batch.inputs), 1), n_at_once)
-                parts = [take_rows(batch.inputs, slice(start, start + n_at_once)) for start in starts]
+                parts = split_rows(batch.inputs, n_at_once)
                 for embeddings in side_by_side.run(lambda net, rows: net(place(rows, self.device, dtype)), parts):
                     zeros.append(zeros_if_finite(embeddings))
                     results.append(compute(embeddings))
