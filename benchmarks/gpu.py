@@ -27,12 +27,14 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).parent))
 
 from common import machine, table
-from lookalike import convert, embed, relevance
+from embedding import write_photographs
+from lookalike import LookalikeError, convert, embed, parts, relevance
 from lookalike.conversion.clustering import cluster, clustering_on
 from lookalike.data import Batches, Preprocessing, load_folder
 from lookalike.data.fitted import n_cores
 from lookalike.embedding.precision import has_bfloat16
 from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder.packaged import load_efficientnet_lite0
 from lookalike.metrics import Noise, relevance_ordering
 from networks import network as made
 from reading import MEAN, STD, write_files
@@ -245,6 +247,11 @@ def relevance_maps(device: torch.device, clock: Clock, scale: Scale) -> list[lis
         "ours": lambda: relevance.prp(model, x, [0, 1, 2, 3, 4], batch_size=len(x)),
     }
     rows.append(_passes(f"five PRP maps, resnet34, {scale.side}² ×{len(x)}", clock(runs)))
+    runs = {
+        "limit": torch.no_grad()(lambda: net(x).argmax(1).cpu()),
+        "ours": lambda: parts.contributions(model, x, batch_size=len(x)),
+    }
+    rows.append(_passes(f"what each position adds, resnet34, {scale.side}² ×{len(x)}", clock(runs)))
     return rows
 
 
@@ -326,12 +333,35 @@ def compare_with_cpu(device: torch.device, scale: Scale) -> list[list[str]]:
     y = np.arange(n) % 5
     colours = torch.rand(5, 3, 1, 1, generator=generator)
     x = 0.2 * torch.randn(n, 3, 64, 64, generator=generator) + colours[y]
+    untrained = LoadedClassifier(made("resnet34"), {"source": "torchvision", "name": "resnet34", "args": {}})
+    rows = _compare("random ResNet34", untrained, x, y, device)
+    try:
+        trained = load_efficientnet_lite0()
+    except LookalikeError as error:
+        print(f"Without a trained network: {error}.\n", flush=True)
+    else:
+        rows += _compare("trained Lite0", trained, *_photographs(40, trained.preprocessing), device)
+    return rows + (_pixels_by_nvjpeg(device) if device.type == "cuda" else [])
+
+
+def _photographs(n: int, preprocessing: Preprocessing | None) -> tuple[Tensor, np.ndarray]:
+    """Returns pieces of scikit-learn's two photographs as a network takes them, and which photograph each is of."""
+    assert preprocessing is not None
+    with tempfile.TemporaryDirectory() as place:
+        write_photographs(Path(place) / "train", n)
+        data = load_folder(place, preprocessing).train
+        return torch.stack([image for image, _ in data]), np.asarray(data.labels)
+
+
+def _compare(
+    title: str, classifier: LoadedClassifier, x: Tensor, y: np.ndarray, device: torch.device
+) -> list[list[str]]:
+    """Compares one network's results on the device with those on the CPU."""
     found: dict[str, dict[str, object]] = {}
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     for name, where, exact in (("cpu", torch.device("cpu"), True), ("float32", device, True), ("tf32", device, False)):
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not exact
-        net = network("resnet34", where)
-        classifier = LoadedClassifier(net, {"source": "torchvision", "name": "resnet34", "args": {}})
+        net = classifier.model.to(where)
         model = convert(classifier, (x, y), n_prototypes=2, precision="float32", n_images=0, progress=False)
         few = x[:4].to(where)
         maps = relevance.lrp(net, few, 0).pixels.cpu().double()
@@ -353,8 +383,9 @@ def compare_with_cpu(device: torch.device, scale: Scale) -> list[list[str]]:
         for what, bound in bounds.items():
             limit = 1e-3 if name == "tf32" and what != "classes" else bound
             deviation = _deviation(values[what], found["cpu"][what])
-            rows.append([f"{what}, {name}", f"{deviation:.1e}", f"{limit:.0e}", "yes" if deviation <= limit else "NO"])
-    return rows + (_pixels_by_nvjpeg(device) if device.type == "cuda" else [])
+            holds = "yes" if deviation <= limit else "NO"
+            rows.append([f"{title}: {what}, {name}", f"{deviation:.1e}", f"{limit:.0e}", holds])
+    return rows
 
 
 def _pixels_by_nvjpeg(device: torch.device) -> list[list[str]]:

@@ -35,20 +35,25 @@ def undoing(restore: Callable[[], object], run: Callable[[], T]) -> T:
     exception at the beginning or at the end of ``__exit__`` would leave changes behind.
 
     Args:
-        restore: Function that undoes the changes. It is called several times, so a second call must not change more,
-            and must finish what an interrupted call has begun.
+        restore: Function that undoes the changes. It may be called several times, so a second call must not change
+            more, and must finish what an interrupted call has begun.
         run: Function that makes the changes and does the work. Record what ``restore`` needs before calling.
     """
+    is_restored = False
     try:
         try:
             try:
                 return run()
             finally:
                 restore()
+                is_restored = True
         finally:
-            restore()
+            if not is_restored:
+                restore()
+                is_restored = True
     finally:
-        restore()
+        if not is_restored:
+            restore()
 
 
 def in_eval_mode(model: nn.Module, run: Callable[[], T]) -> T:
@@ -110,20 +115,19 @@ _USERS_BY_ID: dict[int, _ModuleUsers] = {}
 def _users_of_modules(model: nn.Module) -> list[_ModuleUsers]:
     """Returns the users of each module that is in train mode, or was before a call that has not ended.
 
-    This calls the same modules as ``model.modules()``, but faster, as it runs at every prediction.
+    This visits the same modules as ``model.modules()``, but faster, as it runs at every prediction.
     """
     users: list[_ModuleUsers] = []
-    waiting: list[nn.Module | None] = [model]
+    found: list[nn.Module | None] = [model]
     visited_ids = set()
-    while waiting:
-        module = waiting.pop()
+    for module in found:  # which grows meanwhile
         if module is None:
             continue
         if (module.training or (_USERS_BY_ID and id(module) in _USERS_BY_ID)) and id(module) not in visited_ids:
             visited_ids.add(id(module))
             users.append(_USERS_BY_ID.get(id(module)) or _ModuleUsers(module))
-        if module._modules:
-            waiting.extend(module._modules.values())
+        if children := module._modules:
+            found += children.values()
     return users
 
 

@@ -51,6 +51,15 @@ def reproduce(
             rich_help_panel="Running",
         ),
     ] = "cpu",
+    jobs: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Processes that train and measure at the same time, each with its share of the cores; run times are "
+            "then longer than alone.",
+            rich_help_panel="Running",
+        ),
+    ] = 1,
     json: Json = False,
 ) -> None:
     """Repeat an experiment of the paper. After an interruption, the same command resumes."""
@@ -58,7 +67,7 @@ def reproduce(
 
     if name is not None:
         try_writing(output / "tables")
-    from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench, with_data
+    from lookalike.experiments import EXPERIMENTS, MODELS, Cells, Plan, Workbench, measure_in_processes, with_data
 
     accelerator = accelerator_of(device)
     if name is None:
@@ -88,7 +97,10 @@ def reproduce(
             say(f"{experiment_name}: {reason}")
         if not suited:
             continue
-        arguments = (experiment_name, replace(plan, datasets=suited), bench, cells, results_folder, not json)
+        suited_plan = replace(plan, datasets=suited)
+        if jobs > 1:
+            measure_in_processes(experiment, suited_plan, bench, cells, jobs)
+        arguments = (experiment_name, suited_plan, bench, cells, results_folder, not json)
         written = cells.attempt(experiment_name, _run, *arguments) if runs_all else _run(*arguments)
         files += written or []
         failed |= cells.failed

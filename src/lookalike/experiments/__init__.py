@@ -38,6 +38,7 @@ from lookalike.experiments.experiment import (
     with_data,
     write_findings,
 )
+from lookalike.experiments.jobs import measure_in_processes
 from lookalike.experiments.workbench import MODELS, Subject, Workbench
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
     "imagenet",
     "imbalance",
     "large",
+    "measure_in_processes",
     "novelty",
     "part_maps",
     "part_models",

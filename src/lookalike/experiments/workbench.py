@@ -116,6 +116,10 @@ class Workbench:
     _boxes: dict[str, BlackBox] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leaves out what another process can read again: the data, and results that are kept in memory."""
+        return vars(self) | {"progress": False, "_bundles": {}, "_boxes": {}}
+
     @property
     def n_images(self) -> int:
         """Number of test images on which explanations are measured."""

@@ -413,8 +413,9 @@ class PrototypeModel(Doubting, Onward, nn.Module):
                 for embeddings in side_by_side.run(lambda net, rows: net(place(rows, self.device, dtype)), parts):
                     zeros.append(zeros_if_finite(embeddings))
                     results.append(compute(embeddings))
-            # at the end, to wait for the GPU only once
-            check_finite_rows(_joined(zeros).cpu() == 0)
+            zero = _joined(zeros).cpu()  # at the end, to wait for the GPU only once
+        if zero.any():
+            check_finite_rows(zero == 0)
         return _joined(results)
 
     def read_inputs(self, inputs: Any, batch_size: int = 256) -> Iterator[InputBatch]:

@@ -124,12 +124,13 @@ def explained_batches(
         reader = reader_of(model, x)
         maps, embeddings = reader.maps_and_embeddings(x)
         is_finite = embeddings.isfinite().all(1) if reader.is_pooled else maps.isfinite().flatten(1).all(1)
-        check_finite_rows(is_finite, first=first)
         of_rows = [given.of_rows(first, len(x)) for given in (targets, rivals)]
         if isinstance(model.classifier, PatchDecision):
-            yield x, _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next)
+            explained = _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next)
         else:
-            yield x, _of_whole_images(model, reader, maps, embeddings, *of_rows)
+            explained = _of_whole_images(model, reader, maps, embeddings, *of_rows)
+        check_finite_rows(is_finite, first=first)  # here, not before: a GPU still computes the pass until now
+        yield x, explained
         first += len(x)
     if not first:
         raise LookalikeError("there are no images to explain")
@@ -173,14 +174,15 @@ def _of_whole_images(
     classes = labels[scores.argmax(1)] if target is None else target.to(labels.device)
     is_target = labels[None] == classes[:, None]
     is_rival = ~is_target if rival is None else labels[None] == rival.to(labels.device)[:, None]
-    _check_have_prototypes(model, is_target, classes)
-    _check_have_prototypes(model, is_rival, rival)
     p = scores.masked_fill(~is_target, -torch.inf).argmax(1)
     q = scores.masked_fill(~is_rival, -torch.inf).argmax(1)
     by_position, values, meaning = lead_by_position(model, maps, embeddings, p, q)
     if bias is not None:  # no position adds it: it is the residual
         values = values + bias[labels[p]] - bias[labels[q]]
-    return _result(reader, by_position, values, p, q, of_prototypes=True, meaning=meaning)
+    result = _result(reader, by_position, values, p, q, of_prototypes=True, meaning=meaning)
+    _check_have_prototypes(model, is_target, classes)  # last, as a GPU must have computed everything to answer
+    _check_have_prototypes(model, is_rival, rival)
+    return result
 
 
 def _check_have_prototypes(model: PrototypeModel, owned: Tensor, classes: Tensor | None) -> None:

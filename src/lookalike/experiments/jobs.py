@@ -1,0 +1,83 @@
+"""Measures the cells of an experiment in several processes; the experiment then finds them all on disk."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from lookalike._core.cores import n_cores
+from lookalike._core.errors import LookalikeError
+from lookalike._core.progress import Advance, progress_bar
+from lookalike.experiments.cells import Cells, Record
+from lookalike.experiments.experiment import Experiment, Plan
+from lookalike.experiments.workbench import KMEX, Workbench
+
+
+@dataclass(frozen=True)
+class _Cell:
+    """A cell that an experiment asks for; the fields are the arguments of ``Cells.get``."""
+
+    name: str
+    options: Record
+    make: Callable[..., Record]
+    args: tuple[Any, ...]
+
+    @property
+    def needs_a_baseline(self) -> bool:
+        """Whether another cell trains the model that this one converts."""
+        return str(self.options.get("subject", {}).get("model", "")).endswith(f"+{KMEX}")
+
+
+@dataclass
+class _Listing(Cells):
+    """Lists what an experiment asks for, and measures nothing."""
+
+    asked: dict[str, _Cell] = field(default_factory=dict)
+
+    def get(self, name: str, options: Record, make: Callable[..., Record], *args: Any) -> Record | None:
+        self.asked.setdefault(name, _Cell(name, options, make, args))
+        return None
+
+
+def measure_in_processes(
+    experiment: Experiment,
+    plan: Plan,
+    bench: Workbench,
+    cells: Cells,
+    n_jobs: int,
+    progress: bool | Advance | None = None,
+) -> None:
+    """Measures an experiment's cells in processes that share the cores.
+
+    Cells that the experiment names only after it has read others are left to it, and so are those that fail: it
+    reports why. Processes that need the same model wait while one of them makes it.
+
+    Args:
+        experiment: The experiment.
+        plan: What to run.
+        bench: Its models.
+        cells: Where the cells are kept.
+        n_jobs: Number of processes.
+        progress: See ``progress_bar``.
+    """
+    from joblib import Parallel, delayed, parallel_config
+
+    listing = _Listing(cells.folder)
+    experiment.run(plan, bench, listing)
+    # Conversions come last, so that no process waits for a baseline's training.
+    asked = sorted(listing.asked.values(), key=lambda cell: cell.needs_a_baseline)
+    with (
+        progress_bar(f"measuring in {n_jobs} processes", len(asked), progress) as advance,
+        parallel_config("loky", inner_max_num_threads=max(1, n_cores() // n_jobs)),
+    ):
+        measured = Parallel(n_jobs, return_as="generator_unordered")(
+            delayed(_measure)(Cells(cells.folder, cells.say), cell) for cell in asked
+        )
+        for _ in measured:
+            advance()
+
+
+def _measure(cells: Cells, cell: _Cell) -> None:
+    try:
+        cells.get(cell.name, cell.options, cell.make, *cell.args)
+    except LookalikeError as error:  # the folder cannot be written, for one
+        cells.say(f"{cell.name}: {error}")
