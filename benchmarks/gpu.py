@@ -247,12 +247,18 @@ def relevance_maps(device: torch.device, clock: Clock, scale: Scale) -> list[lis
         "ours": lambda: relevance.prp(model, x, [0, 1, 2, 3, 4], batch_size=len(x)),
     }
     rows.append(_passes(f"five PRP maps, resnet34, {scale.side}² ×{len(x)}", clock(runs)))
-    runs = {
+    return rows
+
+
+def contributions(device: torch.device, clock: Clock, scale: Scale) -> list[list[str]]:
+    """What each position adds to the lead of a prototype, beside a pass of the network whose answer is read."""
+    net, x = network("resnet34", device), torch.rand(scale.maps, 3, scale.side, scale.side, device=device)
+    model = convert(net, (torch.rand(40, 3, scale.side, scale.side), np.arange(40) % 2), n_images=0, progress=False)
+    runs: Runs = {
         "limit": torch.no_grad()(lambda: net(x).argmax(1).cpu()),
         "ours": lambda: parts.contributions(model, x, batch_size=len(x)),
     }
-    rows.append(_passes(f"what each position adds, resnet34, {scale.side}² ×{len(x)}", clock(runs)))
-    return rows
+    return [_passes(f"what each position adds, resnet34, {scale.side}² ×{len(x)}", clock(runs))]
 
 
 def ordering(device: torch.device, clock: Clock, scale: Scale) -> list[list[str]]:
@@ -421,6 +427,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device, scale = torch.device(arguments.device), SMALL if arguments.small else FULL
     clock, repeated = Clock(device, scale.repeats), Clock(device, scale.repeats, _CALLS_BEFORE_REPLAY)
+    often = Clock(device, 4 * scale.repeats)  # for what is short, and so changes with everything else on the machine
     started = time.monotonic()
     names = ("resnet34",) if arguments.small else ("resnet34", "resnet50", "vit_b_16")
     sections: dict[str, tuple[str, list[str], Callable[[], list[list[str]]]]] = {
@@ -428,7 +435,8 @@ def main() -> None:
         "embed": ("Embedding from memory", EMBEDDED, lambda: embed_from_memory(device, clock, scale, names)),
         "files": ("Embedding from files", EMBEDDED, lambda: embed_from_files(device, clock, scale)),
         "maps": ("Relevance maps, from the fourth call on", IN_PASSES, lambda: relevance_maps(device, repeated, scale)),
-        "predict": ("Prediction", IN_PASSES, lambda: prediction(device, clock, scale)),
+        "parts": ("Maps without gradients", IN_PASSES, lambda: contributions(device, often, scale)),
+        "predict": ("Prediction", IN_PASSES, lambda: prediction(device, often, scale)),
         "ordering": ("Relevance ordering", IN_PASSES, lambda: ordering(device, clock, scale)),
         "kmeans": ("Clustering", IN_PASSES, lambda: clustering(device, clock, scale)),
     }

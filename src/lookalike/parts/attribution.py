@@ -20,7 +20,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import Encoder
-from lookalike.encoder.finite import check_finite_rows
+from lookalike.encoder.finite import check_finite_rows, zeros_if_finite
 from lookalike.encoder.patches import PatchEncoder, patch_reader
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead, NearestPrototype
@@ -123,13 +123,13 @@ def explained_batches(
     for x in batches_of(model, inputs, batch_size):
         reader = reader_of(model, x)
         maps, embeddings = reader.maps_and_embeddings(x)
-        is_finite = embeddings.isfinite().all(1) if reader.is_pooled else maps.isfinite().flatten(1).all(1)
+        zeros = zeros_if_finite(embeddings if reader.is_pooled else maps.flatten(1))
         of_rows = [given.of_rows(first, len(x)) for given in (targets, rivals)]
         if isinstance(model.classifier, PatchDecision):
             explained = _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next)
         else:
             explained = _of_whole_images(model, reader, maps, embeddings, *of_rows)
-        check_finite_rows(is_finite, first=first)  # here, not before: a GPU still computes the pass until now
+        check_finite_rows(zeros.cpu() == 0, first=first)  # here, not before: a GPU still computes the pass until now
         yield x, explained
         first += len(x)
     if not first:
@@ -171,31 +171,38 @@ def _of_whole_images(
     scores = model.similarities_of(embeddings)  # of prototypes; a class's score is that of its best one
     if bias is not None:
         scores = scores + bias[labels]
-    classes = labels[scores.argmax(1)] if target is None else target.to(labels.device)
-    is_target = labels[None] == classes[:, None]
-    is_rival = ~is_target if rival is None else labels[None] == rival.to(labels.device)[:, None]
-    p = scores.masked_fill(~is_target, -torch.inf).argmax(1)
-    q = scores.masked_fill(~is_rival, -torch.inf).argmax(1)
+    is_target = None if target is None else labels == target.to(labels.device)[:, None]
+    best, p = _best(scores, is_target)
+    is_target = labels == labels[p][:, None] if is_target is None else is_target
+    best_rival, q = _best(scores, ~is_target if rival is None else labels == rival.to(labels.device)[:, None])
     by_position, values, meaning = lead_by_position(model, maps, embeddings, p, q)
     if bias is not None:  # no position adds it: it is the residual
         values = values + bias[labels[p]] - bias[labels[q]]
     result = _result(reader, by_position, values, p, q, of_prototypes=True, meaning=meaning)
-    _check_have_prototypes(model, is_target, classes)  # last, as a GPU must have computed everything to answer
-    _check_have_prototypes(model, is_rival, rival)
+    # last, as a GPU must have computed everything to answer
+    without, without_rival = torch.stack([best, best_rival]).cpu().isneginf()
+    _check_have_prototypes(model, without, target)
+    _check_have_prototypes(model, without_rival, rival)
     return result
 
 
-def _check_have_prototypes(model: PrototypeModel, owned: Tensor, classes: Tensor | None) -> None:
-    """Checks that each image's class has a prototype, from which prototypes are of it [n, P].
+def _best(scores: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Returns each image's highest score [n] and its prototype [n] among those allowed [n, P]; −∞ without any."""
+    best, rows = (scores if allowed is None else scores.where(allowed, -torch.inf)).max(1)
+    return best, rows
+
+
+def _check_have_prototypes(model: PrototypeModel, without: Tensor, classes: Tensor | None) -> None:
+    """Checks that each image's class has a prototype, from which images have none [n].
 
     Raises:
         LookalikeError: If one has none; another class's prototype would be shown for it.
     """
-    without = torch.nonzero(~owned.any(1))[:, 0].tolist()
-    if without and classes is None:
+    rows = torch.nonzero(without)[:, 0].tolist()
+    if rows and classes is None:
         raise LookalikeError("no other class has a prototype, so there is no rival to lead over")
-    if without and classes is not None:
-        name = visible(model.class_names[int(classes[without[0]])])
+    if rows and classes is not None:
+        name = visible(model.class_names[int(classes[rows[0]])])
         raise LookalikeError(f"class {name!r} has no prototype that could explain it; give a class that has one")
 
 
@@ -262,10 +269,13 @@ def lead_by_position(
     similarity, vectors = model.similarity, model.prototypes.vectors.to(maps.dtype)
     if similarity.falls_with_distance or similarity.name in _BY_DISTANCE:
         meaning = "lead in squared distance over the other prototype"
-        points, z = similarity.project(vectors), similarity.project(pooled)
-        values = (z - points[q]).square().sum(1) - (z - points[p]).square().sum(1)
-        direction, origin = _pulled_back(similarity, 2 * (points[p] - points[q]), pooled)
-        constant = ((points[p] + points[q]) / 2 - origin).mul(2 * (points[p] - points[q])).sum(1)
+        # each operation counts: a GPU waits for Python, which asks for them
+        of_both = similarity.project(vectors)[torch.stack([q, p])]
+        from_q, from_p = (similarity.project(pooled) - of_both).square().sum(2)
+        values, difference = from_q - from_p, of_both[1] - of_both[0]
+        direction, origin = _pulled_back(similarity, 2 * difference, pooled)
+        middle = of_both.sum(0) if origin is None else of_both.sum(0) - 2 * origin
+        constant = middle.mul_(difference).sum(1)
     elif isinstance(similarity, Dot | Cosine):
         meaning = "lead in similarity over the other prototype"
         is_cosine = isinstance(similarity, Cosine)
@@ -284,13 +294,13 @@ def lead_by_position(
     return sums.unflatten(1, maps.shape[2:]) / sums.shape[1], values, meaning
 
 
-def _pulled_back(similarity: Similarity, direction: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns Tᵀd for directions d [n, D] and a metric's linear map T, and the image of 0 under that map [n, D].
+def _pulled_back(similarity: Similarity, direction: Tensor, embeddings: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Returns Tᵀd for directions d [n, D] and a metric's linear map T, and the image of 0 under it [n, D], if any.
 
     Then d · T a = Tᵀd · a for each position a, and no position has to be mapped.
     """
     if type(similarity).project is Similarity.project:
-        return direction, torch.zeros_like(direction)
+        return direction, None
     with torch.enable_grad():
         zero = torch.zeros_like(embeddings).requires_grad_()
         origin = similarity.project(zero)
@@ -312,12 +322,16 @@ def _result(
     of_prototypes: bool,
     meaning: str,
 ) -> Contributions:
+    # one copy from a GPU of all numbers, and one of the classes
+    numbers = torch.cat([values[:, None], maps.flatten(1)], 1).cpu().double()
+    residuals = numbers[:, 0] - numbers[:, 1:].sum(1)
+    classes = targets[None].cpu() if rivals is None else torch.stack([targets, rivals.to(targets.device)]).cpu()
     return Contributions(
-        maps.float().cpu(),
-        values.float().cpu(),
-        (values - maps.sum((1, 2))).float().cpu(),
-        targets.cpu(),
-        None if rivals is None else rivals.cpu(),
+        numbers[:, 1:].float().view(maps.shape),
+        numbers[:, 0].float(),
+        residuals.float(),
+        classes[0],
+        None if rivals is None else classes[1],
         of_prototypes,
         meaning,
         reader.image_size,
