@@ -54,8 +54,8 @@ def test_every_number_is_explained_or_follows_from_the_method(name):
     ("wrong", "right"),
     [
         ("9.9%<!-- mean accuracy/digits/KMEx/accuracy -->", "97.9%"),
-        ("9<!-- below accuracy/glyphs/FLINT/accuracy --> of", "5"),
-        ("1.0<!-- from accuracy/digits/KMEx/accuracy -->", "−0.5"),
+        ("9<!-- below accuracy/glyphs/FLINT/accuracy --> of", "3"),
+        ("1.0<!-- from accuracy/digits/KMEx/accuracy -->", "−0.6"),
         ("1,111<!-- images accuracy/glyphs -->", "1,340"),
         ("0.0<!-- least runtime/digits/*/train_seconds -->", "2.5"),
         ("0.0<!-- most attributes/glyphs/*/1/attributes_captured -->", "10.0"),

@@ -2,7 +2,6 @@
 
     python tools/results.py experiments
     python tools/results.py experiments-resnet34 --suffix=-resnet34
-    python tools/results.py experiments-fitted --suffix=-fitted
     python tools/results.py                                            # pages anew, from the data that are there
 
 Each page says between which two comments a result stands: ``<!-- result: accuracy -->`` … ``<!-- end -->``. What was
