@@ -38,7 +38,7 @@ _PROTOTYPES: tuple[tuple[str, Any], ...] = (
     ("l2", 1), ("l2", 2), ("l2", 3), ("l2", 5), ("l2", "auto"), ("mahalanobis", 1), ("mahalanobis", 3),
     ("auto", 5), ("auto", "auto"),
 )  # fmt: skip
-_COLUMNS = (
+FIGURES = (
     Column("accuracy", "accuracy %", 100, 1),
     Column("difference", "minus logistic regression, points", 100, 1),
     Column("low", "95% from", 100, 1),
@@ -61,7 +61,7 @@ def run_photographs(
     for name in ENCODERS:
         records = of_seeds(topic, name, _settings(name), plan, bench, cells, partial(_compare, classes=tuple(classes)))
         for method in records[0] if records else ():
-            values = {column.name: [record[method][column.name] for record in records] for column in _COLUMNS}
+            values = {column.name: [record[method][column.name] for record in records] for column in FIGURES}
             rows.append(Row((name, method), values))
     remarks = [
         f"Classes: {', '.join(classes)}; five folds, drawn anew for each seed; pictures of one object "
@@ -70,7 +70,7 @@ def run_photographs(
         "over all pictures, averaged over seeds.",
         "The pictures are photographs from Debian's package `tuxpaint-stamps-default`, cut out and laid on white.",
     ]
-    return Findings(("encoder", "classifier on the embedding"), _COLUMNS, rows, {}, remarks)
+    return Findings(("encoder", "classifier on the embedding"), FIGURES, rows, {}, remarks)
 
 
 def run_all_photographs(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
@@ -151,7 +151,7 @@ def _compare(name: str, seed: int, classes: tuple[str, ...]) -> Record:
         for method, values in _predictions(z[train], labels[train], z[test], seed).items():
             predicted.setdefault(method, np.zeros_like(labels))[test] = values
     reference = predicted["logistic regression"] == labels
-    return {method: _figures(values == labels, reference) for method, values in predicted.items()}
+    return {method: compare_with(reference, values == labels) for method, values in predicted.items()}
 
 
 def _predictions(train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
@@ -181,7 +181,13 @@ def predict_by_prototypes(
     return predicted
 
 
-def _figures(correct: np.ndarray, reference: np.ndarray) -> Record:
+def compare_with(reference: np.ndarray, correct: np.ndarray) -> Record:
+    """Returns an accuracy, and its difference from a reference on the same images with its 95% interval.
+
+    Args:
+        reference: Whether the reference is right, by image [N].
+        correct: Whether the classifier is right [N].
+    """
     only, only_reference = int((correct & ~reference).sum()), int((~correct & reference).sum())
     difference = paired_difference(only, only_reference, len(correct))
     return {
