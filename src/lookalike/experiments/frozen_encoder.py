@@ -41,8 +41,8 @@ def run_frozen_encoder(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
         ]
     remarks = [
         f"{ENCODER} with ImageNet's weights, frozen, at its own 224 × 224; everything is fitted to the embeddings of "
-        "the training images. *Prototypes*: similarity and number per class; `auto` chooses on the training images. The "
-        "interval is that of the paired difference over the test images, averaged over seeds."
+        "the training images. *Prototypes*: similarity and number per class; `auto` chooses on the training images. "
+        "The interval is that of the paired difference over the test images, averaged over seeds."
     ]
     return Findings(("data", "classifier on the embedding"), FIGURES, rows, {}, remarks)
 
