@@ -101,7 +101,7 @@ def test_an_image_that_is_its_own_mirror_image_is_no_copy(net, images):
     train, test = (embed(sem, part, progress=False) for part in ((x[:60], y[:60]), (symmetric, y[60:90])))
     mirrored = mirrored_embeddings(sem, Batches((symmetric, y[60:90])), test)
     np.testing.assert_allclose(mirrored, test.embeddings, atol=1e-5)
-    found = find_duplicates(sem, test, train, decide(sem, test, None), mirrored=mirrored)
+    found = find_duplicates(sem, test, train, decide(sem, test, None), audit="audit", mirrored=mirrored)
     assert found.twins == []
     assert found.with_mirrored
 
@@ -114,7 +114,7 @@ def test_only_images_that_can_be_read_again_are_mirrored(net, images, monkeypatc
     assert mirrored_embeddings(sem, Batches((x[60:].flatten(1), y[60:])), store) is None
     monkeypatch.setattr("lookalike.report.duplicates._MOST_MIRRORED", 29)
     assert mirrored_embeddings(sem, Batches((x[60:], y[60:])), store) is None
-    found = Duplicates([], True, 30, 0.9, share(9, 10)).finding()
+    found = Duplicates([], True, 30, 0.9, share(9, 10), "audit").finding()
     assert "Copies that are mirrored, cropped or otherwise edited" in found.claim
     assert found.level == "info"
 
@@ -143,20 +143,21 @@ def test_groups_are_copies_and_not_what_lies_anywhere():
     things = rng.normal(size=(100, 8)).repeat(3, 0)
     assert in_groups(things + 0.1 * rng.normal(size=things.shape)).mean() > 0.95
     assert not in_groups(rng.normal(size=(5, 3))).any()
-    assert Duplicates([], True, 29, 1.0, None, n_grouped=29).of_groups() is None  # too few to say
-    assert Duplicates([], True, 30, 1.0, None, n_grouped=17).of_groups() is None
-    assert Duplicates([], True, 30, 1.0, None, n_grouped=18).of_groups().level == "caution"
+    assert Duplicates([], True, 29, 1.0, None, "audit", n_grouped=29).of_groups() is None  # too few to say
+    assert Duplicates([], True, 30, 1.0, None, "audit", n_grouped=17).of_groups() is None
+    assert Duplicates([], True, 30, 1.0, None, "audit", n_grouped=18).of_groups().level == "caution"
 
 
 def test_what_was_not_compared_is_not_called_free_of_duplicates():
-    assert Duplicates([], False, 10, 0.9, share(9, 10)).finding() is None
-    within = Duplicates([Twin(0, 1, False, True)], False, 10, 0.9, share(8, 9)).finding()
+    assert Duplicates([], False, 10, 0.9, share(9, 10), "audit").finding() is None
+    within = Duplicates([Twin(0, 1, False, True)], False, 10, 0.9, share(8, 9), "audit").finding()
     assert within.claim.startswith("2 of the 10 test images are near duplicates of one another")
     assert "Without 1 of these, so that one of each group stays, 88.9% of the other 9 answers are" in within.claim
     assert within.claim.endswith(
-        "Take them out of the test images, all but one of each group of test images that are alike, and evaluate again."
+        "Take them out of the test images, all but one of each group of test images that are alike, and evaluate again. "
+        "'audit' lists all pairs."
     )
-    nothing_left = Duplicates([Twin(0, 3, True, True)], True, 1, 1.0, None).finding()
+    nothing_left = Duplicates([Twin(0, 3, True, True)], True, 1, 1.0, None, "audit").finding()
     assert "No other test images are left" in nothing_left.claim
 
 
@@ -199,7 +200,7 @@ def test_copies_that_are_training_images_are_counted_once():
     pair = Twin(5, 6, is_training=False, exact=False)
     audit = "lookalike audit photos --model m -o suspects.html"
     options = {"original_without": None, "n_leaked": 2, "audit": audit}
-    found = Duplicates([*twins, pair], True, 20, 0.9, share(14, 16), "", **options).finding()
+    found = Duplicates([*twins, pair], True, 20, 0.9, share(14, 16), **options).finding()
     assert (found.topic, found.level) == ("leak", "bad")
     assert found.headline == (
         "2 of the 20 test images are training images of the model: its accuracy on them says nothing about new images."
@@ -208,7 +209,7 @@ def test_copies_that_are_training_images_are_counted_once():
         f"{found.headline} 1 other is a near duplicate of training images, and 2 are near duplicates of one another"
     )
     assert found.claim.endswith(f"and evaluate again. '{audit}' lists all pairs.")
-    only = Duplicates(twins[:2], True, 20, 0.9, share(16, 18), "", **options).finding()
+    only = Duplicates(twins[:2], True, 20, 0.9, share(16, 18), **options).finding()
     assert only.claim.startswith(f"{found.headline} Without these 2, 88.9% of the other 18 answers are correct; of all")
     assert "near duplicate" not in only.claim
 

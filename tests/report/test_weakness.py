@@ -95,7 +95,7 @@ def test_the_prototype_that_takes_errors_is_described(model, data):
 
 def test_copies_of_training_images_flatter_a_class(model, data):
     twins = [Twin(4, 0, is_training=True, exact=True), Twin(50, 0, is_training=True, exact=True)]
-    material = material_of(model, data, range(4), duplicates=Duplicates(twins, True, 60, 0.9, None))
+    material = material_of(model, data, range(4), duplicates=Duplicates(twins, True, 60, 0.9, None, "audit"))
     said = " ".join(weakest(material)["found"])
     assert "1 of its test images is a near duplicate of training images; of the other 5, 1 is right." in said
 

@@ -32,6 +32,7 @@ class Comparison:
         agreement: Share of samples on which both predict the same class; None in the same case.
         notes: Sentences about the black box (why it is missing, what was assumed, whether it is no better than chance)
             and about classes without a test image.
+        tells_why: Whether the notes say why there is no black box.
     """
 
     n_samples: int
@@ -39,6 +40,7 @@ class Comparison:
     black_box_accuracy: float | None
     agreement: float | None
     notes: list[str] = field(default_factory=list)
+    tells_why: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values."""
@@ -65,7 +67,7 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
     if standing is None or standing.predictions is None:
         reasons = [f"the black box is not compared with: {match.reason}"] if match.reason else []
         notes = reasons if standing is None else standing.notes
-        return Comparison(len(store), model_accuracy, None, None, [*notes, *of_classes])
+        return Comparison(len(store), model_accuracy, None, None, [*notes, *of_classes], tells_why=bool(notes))
     return Comparison(
         len(store),
         model_accuracy,

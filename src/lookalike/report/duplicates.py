@@ -71,11 +71,11 @@ class Duplicates:
         accuracy: Share of correct answers on all test images.
         without: The same without test images that are alike to a training image, and with one of each group of test
             images that are alike; None if none are left.
+        audit: The command that lists all pairs.
         note: What was not compared, why, and what to do about it; empty if all was.
         original_without: Share of the original's answers that are correct on the images of ``without``; None without
             an original.
         n_leaked: Number of test images that are training images of the model, by their contents.
-        audit: The command that lists all pairs; None if there is none for these data.
         with_mirrored: Whether test images were compared mirrored, too.
         n_grouped: Number of test images that have another one which is much nearer than their fifth.
     """
@@ -85,10 +85,10 @@ class Duplicates:
     n_test: int
     accuracy: float
     without: Share | None
+    audit: str
     note: str = ""
     original_without: float | None = None
     n_leaked: int = 0
-    audit: str | None = None
     with_mirrored: bool = False
     n_grouped: int = 0
 
@@ -167,10 +167,9 @@ class Duplicates:
 
     def _way_out(self) -> str:
         """Says how to list the pairs and what to do with them."""
-        listed = "" if self.audit is None else f" '{self.audit}' lists all pairs."
         groups = any(not twin.is_training for twin in self.twins)
         keep_one = ", all but one of each group of test images that are alike," if groups else ""
-        return f"Take them out of the test images{keep_one} and evaluate again.{listed}"
+        return f"Take them out of the test images{keep_one} and evaluate again. '{self.audit}' lists all pairs."
 
 
 def find_duplicates(
@@ -180,8 +179,8 @@ def find_duplicates(
     decisions: Decisions,
     why_no_training: str = "",
     *,
+    audit: str,
     n_leaked: int = 0,
-    audit: str | None = None,
     mirrored: np.ndarray | None = None,
 ) -> Duplicates | None:
     """Looks for near duplicates as the audit does, in the space in which the model compares images.
@@ -192,19 +191,18 @@ def find_duplicates(
         train: Embeddings of its training data; None compares the test images with one another.
         decisions: Decisions on the test data.
         why_no_training: Why there are no training data, and the way out.
+        audit: The command that lists all pairs.
         n_leaked: Number of test images that are training images of the model, by their contents.
-        audit: The command that lists all pairs; None if there is none for these data.
         mirrored: Embeddings of the test images, mirrored [N, D]; None if they were not embedded.
 
     Returns:
         None if there are too few images to say what a usual distance is.
     """
     accuracy = 1 - float(decisions.wrong.double().mean())
-    way_out = "" if audit is None else f": '{audit}' compares any number"
-    too_many = f"as a report compares at most {_MOST_IMAGES:,} images{way_out}"
+    too_many = f"as a report compares at most {_MOST_IMAGES:,} images: '{audit}' compares any number"
     if len(store) > _MOST_IMAGES:
         note = f"near duplicates were not looked for among {len(store):,} test images, {too_many}"
-        return Duplicates([], False, len(store), accuracy, None, note)
+        return Duplicates([], False, len(store), accuracy, None, audit, note)
     if train is not None and len(train) + len(store) > _MOST_IMAGES:
         why_no_training = f"with the test images they are {len(train) + len(store):,} images, {too_many}"
         train = None
@@ -241,7 +239,7 @@ def find_duplicates(
     if decisions.original is not None and is_kept.any():
         original_without = float((decisions.original == decisions.labels).numpy()[is_kept].mean())
     return Duplicates(
-        twins, train is not None, len(store), accuracy, without, note, original_without, n_leaked, audit,
+        twins, train is not None, len(store), accuracy, without, audit, note, original_without, n_leaked,
         mirrored is not None, int(in_groups(points[n_train:]).sum()),
     )  # fmt: skip
 
