@@ -36,8 +36,7 @@ class Passes:
         self.model, self.black_box = model, black_box
         self._precision, self._batch_size = precision, batch_size
         self._accelerated = Accelerated()
-        self._folded: dict[int, Folded] = {}  # by the network's id
-        self._side_by_side: dict[int, SideBySide[nn.Module]] = {}
+        self._networks: dict[int, _Network] = {}  # by the network's id
 
     @property
     def is_shared(self) -> bool:
@@ -84,20 +83,35 @@ class Passes:
             inputs: Rows for it.
             run: Called with the network, or a copy of it, and with a slice of the rows.
         """
-        n_at_once = rows_at_once(inputs, self._batch_size, inputs.device)
-        folded = self._folding(network, inputs)
-        side_by_side = self._side_by_side.setdefault(id(network), SideBySide(network))
+        parts = inputs.split(rows_at_once(inputs, self._batch_size, inputs.device))
+        known = self._networks.setdefault(id(network), _Network(network))
+        folded = Folded([]) if torch.is_grad_enabled() else known.folded(inputs, self._precision)
         with at_precision(self._precision, inputs.device), self._accelerated:
-            return side_by_side.run(lambda net, rows: folded.run(lambda: run(net, rows)), inputs.split(n_at_once))
+            return known.side_by_side.run(lambda net, rows: folded.run(lambda: run(net, rows)), parts)
 
-    def _folding(self, network: nn.Module, inputs: Tensor) -> Folded:
-        """Returns the folded batch norms of a network, which are found once; none if gradients are needed."""
-        if torch.is_grad_enabled():
-            return Folded([])
-        if id(network) not in self._folded:
-            pairs = foldable_pairs(network, inputs, self._precision, None) if isinstance(network, Encoder) else []
-            self._folded[id(network)] = Folded(pairs)
-        return self._folded[id(network)]
+
+class _Network:
+    """A network, and what is found out about it once.
+
+    Args:
+        network: The network.
+
+    Attributes:
+        side_by_side: Runs it in threads.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        self._network = network
+        self.side_by_side = SideBySide(network)
+        self._folded: Folded | None = None
+
+    def folded(self, inputs: Tensor, precision: Precision) -> Folded:
+        """Returns its folded batch norms, which the first inputs find."""
+        if self._folded is None:
+            network = self._network
+            pairs = foldable_pairs(network, inputs, precision, None) if isinstance(network, Encoder) else []
+            self._folded = Folded(pairs)
+        return self._folded
 
 
 def _embed(network: nn.Module, rows: Tensor) -> Tensor:
