@@ -42,6 +42,14 @@ def test_a_similarity_that_does_better_is_named():
     assert choose_similarity(stretched(), ["a", "b"], None, Clustering(1)) == "mahalanobis"
 
 
+def test_embeddings_of_many_dimensions_are_tried_by_all_similarities():
+    """Those of pretrained encoders have 1,280 and more, and there it matters most: digits lost eight points by l2."""
+    narrow = stretched(1_200)
+    noise = 0.01 * np.random.default_rng(1).standard_normal((1_200, 1_278))
+    wide = EmbeddingStore(np.hstack([narrow.embeddings, noise]).astype(np.float32), narrow.labels, narrow.indices)
+    assert choose_similarity(wide, ["a", "b"], None, Clustering(1)) == "mahalanobis"
+
+
 def test_of_few_samples_the_better_is_chosen_though_it_is_not_certain():
     """On 40 samples a gain of nine points is within chance: no sentence claims it, but ``auto`` takes it."""
     rng = np.random.default_rng(1)

@@ -24,10 +24,11 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import Similarity, make_similarity
 
 _MOST_SAMPLES = 2_000  # two seconds on two cores for the seven choices below, at 10 classes × 512 dimensions
+# (``mahalanobis`` takes half of it: it decomposes a matrix as large as a half of the samples at most, however many
+# dimensions there are)
 _MOST_CLASSES = 200  # each class is clustered 14 times; with more it takes longer than many conversions
 _ENOUGH_FOR_HALVES = 1_000  # samples
 _PARTS_OF_FEW, _DIVISIONS_OF_FEW = 5, 3
-_WIDEST_FOR_COVARIANCE = 1_024  # dimensions, or samples if these are fewer; decomposing more takes longer than the rest
 _MOST_TOGETHER = 300  # samples of a class; more are clustered as fast one time after the other
 _NUMBERS = (1, 5, 20)
 _LEAST_PER_PROTOTYPE = 2  # samples of a class of median size: with fewer, nearly every sample is its own prototype
@@ -144,8 +145,7 @@ def _try_choices(
     quick = replace(clustering, n_init=1, memory_limit=None)
     trials = [_choice(sample, similarity, quick)]
     for name in _SIMILARITIES:
-        is_wide = name == "mahalanobis" and min(z.shape) > _WIDEST_FOR_COVARIANCE
-        if name != similarity and not is_wide and not (name == "head" and head_weight is None):
+        if name != similarity and not (name == "head" and head_weight is None):
             trials.append(_choice(sample, name, quick))
     if not isinstance(clustering.n_prototypes, Mapping | str):
         largest = np.median(np.bincount(sample.labels)) / _LEAST_PER_PROTOTYPE
