@@ -154,8 +154,8 @@ def test_what_was_not_compared_is_not_called_free_of_duplicates():
     assert within.claim.startswith("2 of the 10 test images are near duplicates of one another")
     assert "Without 1 of these, so that one of each group stays, 88.9% of the other 9 answers are" in within.claim
     assert within.claim.endswith(
-        "Take them out of the test images, all but one of each group of test images that are alike, and evaluate again. "
-        "'audit' lists all pairs."
+        "Take them out of the test images, all but one of each group of test images that are alike, and evaluate "
+        "again. 'audit' lists all pairs."
     )
     nothing_left = Duplicates([Twin(0, 3, True, True)], True, 1, 1.0, None, "audit").finding()
     assert "No other test images are left" in nothing_left.claim
