@@ -43,7 +43,7 @@ def test_a_similarity_that_does_better_is_named():
 
 
 def test_embeddings_of_many_dimensions_are_tried_by_all_similarities():
-    """Those of pretrained encoders have 1,280 and more, and there it matters most: digits lost eight points by l2."""
+    """Those of pretrained encoders have 1,280 and more, and there it matters most: digits lost nine points by l2."""
     narrow = stretched(1_200)
     noise = 0.01 * np.random.default_rng(1).standard_normal((1_200, 1_278))
     wide = EmbeddingStore(np.hstack([narrow.embeddings, noise]).astype(np.float32), narrow.labels, narrow.indices)
