@@ -1,9 +1,9 @@
 """A long embedding pass from files beside a user's plain loop, both on the clock, on a processor with bfloat16 or not.
 
-    python benchmarks/long_pass.py [--files 2000] [--network resnet34]
+    python benchmarks/long_pass.py [--files 2000] [--network ResNet34]
 
-Prints Markdown: seconds on the clock, which mean something on an idle machine only, once each. The precision is what
-``"auto"`` chooses. Images: pieces of scikit-learn's two photographs of 256², as JPEG files.
+Prints Markdown: seconds on the clock, which mean something on an idle machine only, once each after a short run. The
+precision is what ``"auto"`` chooses. Images: pieces of scikit-learn's two photographs of 256², as JPEG files.
 """
 
 import argparse

@@ -7,6 +7,7 @@ from torch import nn
 
 from lookalike import convert, explain
 from lookalike._core.errors import LookalikeError
+from lookalike.parts import contributions
 
 
 @pytest.fixture
@@ -49,3 +50,17 @@ def test_patches_that_are_not_finite_are_refused(blobs):
     for call in (found.predict, found.segment):
         with pytest.raises(LookalikeError, match="row 7;"):
             call(broken, batch_size=4)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, 3e38])
+@pytest.mark.parametrize("classes", [(), (1,), (1, 2)])
+def test_what_positions_add_to_an_infinite_embedding_is_refused_for_that_reason(blobs, value, classes):
+    """All prototypes are infinitely far: this is no class without prototypes."""
+    x, y = blobs
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    nn.init.constant_(net[0].weight, 1.0)
+    found = convert(net, (x, y), n_prototypes=2, progress=False)
+    broken = x[:9].clone()
+    broken[7] = value
+    with pytest.raises(LookalikeError, match=r"1 inputs have embeddings with NaN.*row 7;"):
+        contributions(found, broken, *classes, batch_size=4)

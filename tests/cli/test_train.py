@@ -379,7 +379,7 @@ def test_killed_in_the_middle_an_experiment_ends_with_the_same_table(image_folde
     assert not (tmp_path / "killed" / "quick" / "accuracy.md").exists()
     kept = tmp_path / "killed" / "quick" / "cells" / "images-small-cnn-kmex-seed0.json"
     before = kept.read_bytes()
-    again = run_command(*command, tmp_path / "killed", "--jobs", "2")
+    again = run_command(*command, tmp_path / "killed")
     assert "training images-small-cnn-blackbox" not in again
     assert kept.read_bytes() == before
     for file in ("accuracy.md", "accuracy.csv"):

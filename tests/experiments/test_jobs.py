@@ -1,11 +1,14 @@
 """Cells in several processes: measured there once each, the baselines first; the experiment only reads them."""
 
 import os
+import pickle
+import subprocess
+import sys
 
 import pytest
 
 from lookalike.experiments import Cells, Experiment, Findings, Plan, Workbench, measure_in_processes
-from lookalike.experiments.jobs import _Listing
+from lookalike.experiments.jobs import cells_of
 
 
 def _process(bench, subject):
@@ -45,8 +48,34 @@ def test_cells_are_measured_in_other_processes(measured):
     assert set(cells.failed) == {f"process-digits-small-cnn-flint-seed{seed}" for seed in (0, 1)}
 
 
-def test_a_baseline_is_trained_before_its_conversion_asks_for_it(tmp_path):
-    listing = _Listing(tmp_path)
-    _run(Plan(models=("protovae+kmex", "protovae")), Workbench(tmp_path), listing)
-    assert [cell.needs_a_baseline for cell in listing.asked.values()] == [True, False]
+def test_a_failed_training_is_not_repeated_in_a_process(tmp_path):
+    first, again = (pickle.loads(pickle.dumps(Workbench(tmp_path))) for _ in range(2))
+    assert first is again
+    assert first is not pickle.loads(pickle.dumps(Workbench(tmp_path / "other")))
+
+
+def test_conversions_of_baselines_come_last(tmp_path):
+    plan = Plan(models=("protovae+kmex", "protovae", "kmex"))
+    cells = cells_of(Experiment("", "", _run), plan, Workbench(tmp_path), tmp_path)
+    assert [cell.options["subject"]["model"] for cell in cells] == ["protovae", "kmex", "protovae+kmex"]
     assert not list(tmp_path.iterdir())
+
+
+def test_an_experiment_that_fails_is_left_to_report_it(tmp_path):
+    def fail(*_):
+        raise ValueError("no such thing")
+
+    measure_in_processes(Experiment("", "", fail), Plan(), Workbench(tmp_path), Cells(tmp_path), 2)
+
+
+def test_the_command_writes_the_table_of_a_run_without_other_processes(image_folder, tmp_path):
+    """In a process of its own: joblib starts none in those of the other tests."""
+    rest = ["-d", str(image_folder), "--quick", "--models", "kmex,flint,flint+kmex"]
+    tables = []
+    for jobs in ("1", "2"):
+        folder = tmp_path / jobs
+        command = [sys.executable, "-m", "lookalike", "reproduce", "accuracy", *rest, "--jobs", jobs, "-o", str(folder)]
+        ended = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert ("measuring in 2 processes" in ended.stderr) <= (jobs == "2")
+        tables.append((folder / "quick" / "accuracy.csv").read_text())
+    assert tables[0] == tables[1]

@@ -55,8 +55,8 @@ def reproduce(
         int,
         typer.Option(
             min=1,
-            help="Processes that train and measure at the same time, each with its share of the cores; run times are "
-            "then longer than alone.",
+            help="Processes that train and measure at the same time; the run times that are kept are then longer than "
+            "alone.",
             rich_help_panel="Running",
         ),
     ] = 1,

@@ -24,8 +24,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.model.similarity import Similarity, make_similarity
 
 _MOST_SAMPLES = 2_000  # two seconds on two cores for the seven choices below, at 10 classes × 512 dimensions
-# (``mahalanobis`` takes half of it: it decomposes a matrix as large as a half of the samples at most, however many
-# dimensions there are)
+# (``mahalanobis`` takes half of it: with more dimensions than samples it decomposes a matrix of the samples' size)
 _MOST_CLASSES = 200  # each class is clustered 14 times; with more it takes longer than many conversions
 _ENOUGH_FOR_HALVES = 1_000  # samples
 _PARTS_OF_FEW, _DIVISIONS_OF_FEW = 5, 3

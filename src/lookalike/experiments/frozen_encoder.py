@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from lookalike.data import DATASETS
+from lookalike.data import load_data
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
 from lookalike.encoder.packaged import load_efficientnet_lite0
@@ -70,10 +70,12 @@ def _compare(dataset: str, seed: int) -> Record:
 def _embedded(dataset: str) -> tuple[EmbeddingStore, EmbeddingStore]:
     """Embeds the training and the test images of a data set."""
     loaded = load_efficientnet_lite0()
-    bundle = DATASETS[dataset].load(loaded.preprocessing)
+    bundle = load_data(dataset, loaded.preprocessing)
     sample = torch.stack([bundle.train[row][0] for row in range(2)])
     encoder = Encoder(loaded.model, sample, head=loaded.head, spec=loaded.spec)
-    train, test = (embed(encoder, part, batch_size=32, progress=False) for part in (bundle.train, bundle.test))
+    train, test = (
+        embed(encoder, part, batch_size=32, precision="float32", progress=False) for part in (bundle.train, bundle.test)
+    )
     return train, test
 
 

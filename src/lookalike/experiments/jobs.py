@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from lookalike._core.cores import n_cores
 from lookalike._core.errors import LookalikeError
 from lookalike._core.progress import Advance, progress_bar
 from lookalike.experiments.cells import Cells, Record
@@ -29,13 +29,20 @@ class _Cell:
 
 @dataclass
 class _Listing(Cells):
-    """Lists what an experiment asks for, and measures nothing."""
+    """Lists the cells that an experiment asks for. What it does before it asks is done: some train black boxes."""
 
     asked: dict[str, _Cell] = field(default_factory=dict)
 
     def get(self, name: str, options: Record, make: Callable[..., Record], *args: Any) -> Record | None:
         self.asked.setdefault(name, _Cell(name, options, make, args))
         return None
+
+
+def cells_of(experiment: Experiment, plan: Plan, bench: Workbench, folder: Path) -> list[_Cell]:
+    """Returns the cells that an experiment asks for; conversions of baselines last, which wait for their trainings."""
+    listing = _Listing(folder)
+    experiment.run(plan, bench, listing)
+    return sorted(listing.asked.values(), key=lambda cell: cell.needs_a_baseline)
 
 
 def measure_in_processes(
@@ -48,8 +55,8 @@ def measure_in_processes(
 ) -> None:
     """Measures an experiment's cells in processes that share the cores.
 
-    Cells that the experiment names only after it has read others are left to it, and so are those that fail: it
-    reports why. Processes that need the same model wait while one of them makes it.
+    Cells that the experiment names only after it has read others are left to it, and so is whatever fails: it reports
+    why. Processes that need the same model wait while one of them makes it.
 
     Args:
         experiment: The experiment.
@@ -59,21 +66,23 @@ def measure_in_processes(
         n_jobs: Number of processes.
         progress: See ``progress_bar``.
     """
-    from joblib import Parallel, delayed, parallel_config
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-    listing = _Listing(cells.folder)
-    experiment.run(plan, bench, listing)
-    # Conversions come last, so that no process waits for a baseline's training.
-    asked = sorted(listing.asked.values(), key=lambda cell: cell.needs_a_baseline)
-    with (
-        progress_bar(f"measuring in {n_jobs} processes", len(asked), progress) as advance,
-        parallel_config("loky", inner_max_num_threads=max(1, n_cores() // n_jobs)),
-    ):
-        measured = Parallel(n_jobs, return_as="generator_unordered")(
+    try:
+        asked = cells_of(experiment, plan, bench, cells.folder)
+    except Exception:  # the experiment raises it again, and it is reported there
+        return
+    with progress_bar(f"measuring in {n_jobs} processes", len(asked), progress) as advance:
+        # Batches of several would leave the last ones to one process.
+        measured = Parallel(n_jobs, batch_size=1, return_as="generator_unordered")(
             delayed(_measure)(Cells(cells.folder, cells.say), cell) for cell in asked
         )
-        for _ in measured:
-            advance()
+        try:
+            for _ in measured:
+                advance()
+        except TerminatedWorkerError:
+            cells.say("a process has ended, perhaps for lack of memory: what is left is measured one after the other")
 
 
 def _measure(cells: Cells, cell: _Cell) -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,12 @@ class Subject:
         return f"{prefix}-{self.model}{number}-seed{self.seed}".replace("/", "_")
 
 
+@cache
+def _of_process(folder: Path, quick: bool, say: Say, accelerator: str) -> "Workbench":
+    """Returns this process's workbench: what failed there, or was read, is not tried or read again."""
+    return Workbench(folder, quick, say, progress=False, accelerator=accelerator)
+
+
 def title_of(model: str) -> str:
     """Returns a model's name in tables.
 
@@ -92,6 +99,10 @@ def title_of(model: str) -> str:
         return "black box"
     base, _, converted = model.partition("+")
     return METHODS[base].title + (" + KMEx" if converted else "")
+
+
+def _say_nothing(_: str) -> None:  # by a name, to be sent to another process
+    pass
 
 
 @dataclass
@@ -108,7 +119,7 @@ class Workbench:
 
     folder: Path
     quick: bool = False
-    say: Say = lambda _: None
+    say: Say = _say_nothing
     progress: bool | None = None
     accelerator: str = "cpu"
     _bundles: dict[tuple[str, int], DataBundle] = field(default_factory=dict)
@@ -116,9 +127,9 @@ class Workbench:
     _boxes: dict[str, BlackBox] = field(default_factory=dict)
     _failed: dict[str, str] = field(default_factory=dict)
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leaves out what another process can read again: the data, and results that are kept in memory."""
-        return vars(self) | {"progress": False, "_bundles": {}, "_boxes": {}}
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process has one workbench for all that it is sent, and reads the data itself."""
+        return _of_process, (self.folder, self.quick, self.say, self.accelerator)
 
     @property
     def n_images(self) -> int:

@@ -43,8 +43,8 @@ class Comparison:
     tells_why: bool = False
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return asdict(self)
+        """Returns plain JSON values; the notes speak for themselves."""
+        return {name: value for name, value in asdict(self).items() if name != "tells_why"}
 
 
 def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:

@@ -126,10 +126,14 @@ def explained_batches(
         zeros = zeros_if_finite(embeddings if reader.is_pooled else maps.flatten(1))
         of_rows = [given.of_rows(first, len(x)) for given in (targets, rivals)]
         if isinstance(model.classifier, PatchDecision):
-            explained = _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next)
+            explained, owned = _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next), None
         else:
-            explained = _of_whole_images(model, reader, maps, embeddings, *of_rows)
-        check_finite_rows(zeros.cpu() == 0, first=first)  # here, not before: a GPU still computes the pass until now
+            explained, owned = _of_whole_images(model, reader, maps, embeddings, *of_rows)
+        # here, not before: a GPU still computes the pass until now
+        check_finite_rows(zeros.cpu() == 0, first=first)
+        if owned is not None:
+            for has_one, given in zip(owned.cpu(), of_rows, strict=True):
+                _check_have_prototypes(model, has_one, given)
         yield x, explained
         first += len(x)
     if not first:
@@ -165,40 +169,40 @@ def _of_whole_images(
     embeddings: Tensor,
     target: Tensor | None,
     rival: Tensor | None,
-) -> Contributions:
-    """Explains the leads of one batch of images, from feature maps [n, D, h, w] and their averages [n, D]."""
+) -> tuple[Contributions, Tensor]:
+    """Explains the leads of one batch of images, from feature maps [n, D, h, w] and their averages [n, D].
+
+    Returns:
+        The leads, and whether each image's class, and its rival, has a prototype [2, n].
+    """
     labels, bias = model.prototypes.labels, _bias_of(model)
     scores = model.similarities_of(embeddings)  # of prototypes; a class's score is that of its best one
     if bias is not None:
         scores = scores + bias[labels]
     is_target = None if target is None else labels == target.to(labels.device)[:, None]
-    best, p = _best(scores, is_target)
+    p = _best_prototype(scores, is_target)
     is_target = labels == labels[p][:, None] if is_target is None else is_target
-    best_rival, q = _best(scores, ~is_target if rival is None else labels == rival.to(labels.device)[:, None])
+    is_rival = ~is_target if rival is None else labels == rival.to(labels.device)[:, None]
+    q = _best_prototype(scores, is_rival)
     by_position, values, meaning = lead_by_position(model, maps, embeddings, p, q)
     if bias is not None:  # no position adds it: it is the residual
         values = values + bias[labels[p]] - bias[labels[q]]
-    result = _result(reader, by_position, values, p, q, of_prototypes=True, meaning=meaning)
-    # last, as a GPU must have computed everything to answer
-    without, without_rival = torch.stack([best, best_rival]).cpu().isneginf()
-    _check_have_prototypes(model, without, target)
-    _check_have_prototypes(model, without_rival, rival)
-    return result
+    owned = torch.stack([is_target, is_rival]).any(2)
+    return _result(reader, by_position, values, p, q, of_prototypes=True, meaning=meaning), owned
 
 
-def _best(scores: Tensor, allowed: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Returns each image's highest score [n] and its prototype [n] among those allowed [n, P]; −∞ without any."""
-    best, rows = (scores if allowed is None else scores.where(allowed, -torch.inf)).max(1)
-    return best, rows
+def _best_prototype(scores: Tensor, allowed: Tensor | None) -> Tensor:
+    """Returns the prototype [n] with each image's highest score among those allowed [n, P]; None allows all."""
+    return (scores if allowed is None else scores.where(allowed, -torch.inf)).argmax(1)
 
 
-def _check_have_prototypes(model: PrototypeModel, without: Tensor, classes: Tensor | None) -> None:
-    """Checks that each image's class has a prototype, from which images have none [n].
+def _check_have_prototypes(model: PrototypeModel, has_one: Tensor, classes: Tensor | None) -> None:
+    """Checks that each image's class has a prototype, from which images have one [n].
 
     Raises:
         LookalikeError: If one has none; another class's prototype would be shown for it.
     """
-    rows = torch.nonzero(without)[:, 0].tolist()
+    rows = torch.nonzero(~has_one)[:, 0].tolist()
     if rows and classes is None:
         raise LookalikeError("no other class has a prototype, so there is no rival to lead over")
     if rows and classes is not None:
