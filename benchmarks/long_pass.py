@@ -7,10 +7,9 @@ precision is what ``"auto"`` chooses. Images: pieces of scikit-learn's two photo
 """
 
 import argparse
+import functools
 import sys
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -18,7 +17,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from common import machine, table, use_threads
+from common import machine, table, timed, use_threads
 from embedding import BATCH, MEAN, STD, networks, plain_loop, write_photographs
 from lookalike.data import Preprocessing, load_folder
 from lookalike.embedding import EmbeddingStore, embed
@@ -31,25 +30,17 @@ _WARM_UP = 64  # files
 
 def measure(net: nn.Module, place: Path, n_files: int) -> list[str]:
     """Times both passes over a folder, after a short one of each."""
-    folders = {}
-    for name, number in (("warm-up", _WARM_UP), ("all", n_files)):
-        folders[name] = place / name / "train"
-        write_photographs(folders[name], number)
-    example = torch.rand(2, 3, SIDE, SIDE)
-    encoder = Encoder(net, example)
+    encoder = Encoder(net, torch.rand(2, 3, SIDE, SIDE))
 
     def ours(folder: Path) -> EmbeddingStore:
         data = load_folder(folder.parent, Preprocessing.square(SIDE, mean=MEAN, std=STD)).train
         return embed(encoder, data, batch_size=BATCH, progress=False)
 
-    def seconds(run: Callable[[Path], object]) -> tuple[float, object]:
-        run(folders["warm-up"])
-        started = time.perf_counter()
-        result = run(folders["all"])
-        return time.perf_counter() - started, result
-
-    plain, _ = seconds(lambda folder: plain_loop(net, folder, SIDE))
-    taken, store = seconds(ours)
+    for name, number in (("warm-up", _WARM_UP), ("all", n_files)):
+        folder = place / name / "train"
+        write_photographs(folder, number)
+        plain, _ = timed(functools.partial(plain_loop, net, folder, SIDE))
+        taken, store = timed(functools.partial(ours, folder))
     assert isinstance(store, EmbeddingStore)
     precision = str(store.info["precision"])
     return [f"{n_files:,}", f"{plain:.1f} s", f"{taken:.1f} s", precision, f"{plain / taken:.2f}"]

@@ -160,6 +160,16 @@ def test_experiments_are_listed():
     assert "baselines" in [row["name"] for row in json.loads(result.stdout)]
 
 
+def test_an_experiment_is_measured_in_as_many_processes_as_asked_for(image_folder, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("lookalike.experiments.measure_in_processes", lambda *arguments: asked.append(arguments[-1]))
+    monkeypatch.setattr("lookalike.cli.reproduce._run", lambda *_: ["a file"])
+    for more in ([], ["--jobs", "3"]):
+        result = run("reproduce", "accuracy", "-d", image_folder, "--quick", "-o", tmp_path / "out", *more)
+        assert result.exit_code == 0, result.output
+    assert asked == [3]
+
+
 def test_an_experiment_runs_is_taken_up_and_reports_what_failed(image_folder, tmp_path):
     arguments = ["reproduce", "baselines", "-d", image_folder, "--quick", "-o", tmp_path / "out", "--models", "kmex"]
     first = run(*arguments)

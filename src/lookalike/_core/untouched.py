@@ -40,20 +40,23 @@ def undoing(restore: Callable[[], object], run: Callable[[], T]) -> T:
         run: Function that makes the changes and does the work. Record what ``restore`` needs before calling.
     """
     is_restored = False
+
+    def restore_once() -> None:
+        nonlocal is_restored
+        if not is_restored:
+            restore()
+            is_restored = True
+
     try:
         try:
             try:
                 return run()
             finally:
-                restore()
-                is_restored = True
+                restore_once()
         finally:
-            if not is_restored:
-                restore()
-                is_restored = True
+            restore_once()
     finally:
-        if not is_restored:
-            restore()
+        restore_once()
 
 
 def in_eval_mode(model: nn.Module, run: Callable[[], T]) -> T:
@@ -118,16 +121,16 @@ def _users_of_modules(model: nn.Module) -> list[_ModuleUsers]:
     This visits the same modules as ``model.modules()``, but faster, as it runs at every prediction.
     """
     users: list[_ModuleUsers] = []
-    found: list[nn.Module | None] = [model]
+    modules: list[nn.Module | None] = [model]
     visited_ids = set()
-    for module in found:  # which grows meanwhile
+    for module in modules:  # which grows meanwhile
         if module is None:
             continue
         if (module.training or (_USERS_BY_ID and id(module) in _USERS_BY_ID)) and id(module) not in visited_ids:
             visited_ids.add(id(module))
             users.append(_USERS_BY_ID.get(id(module)) or _ModuleUsers(module))
         if children := module._modules:
-            found += children.values()
+            modules += children.values()
     return users
 
 

@@ -142,8 +142,7 @@ def _try_choices(
     z = read_rows(store.embeddings, rows, at_least_single(store.embeddings.dtype))
     sample = _Sample(torch.from_numpy(z), np.asarray(store.labels)[rows], parts, class_names, head_weight)
     quick = replace(clustering, n_init=1, memory_limit=None)
-    possible = [name for name in _SIMILARITIES if name != "head" or head_weight is not None]
-    others = [name for name in possible if name != similarity]
+    others = [name for name in _SIMILARITIES if name != similarity and (name != "head" or head_weight is not None)]
     trials = [_choice(sample, name, quick) for name in (similarity, *others)]
     if not isinstance(clustering.n_prototypes, Mapping | str):
         largest = np.median(np.bincount(sample.labels)) / _LEAST_PER_PROTOTYPE

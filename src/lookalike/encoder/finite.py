@@ -18,6 +18,23 @@ def zeros_if_finite(embeddings: Tensor) -> Tensor:
     return embeddings.mul(0).sum(1)
 
 
+def check_zeros(zeros: Tensor, first: int = 0) -> None:
+    """Checks that every input has a finite embedding, from what ``zeros_if_finite`` returned of them.
+
+    This waits for a GPU: call it when all has been asked for.
+
+    Args:
+        zeros: [N].
+        first: The row number of the first input.
+
+    Raises:
+        LookalikeError: If one is not finite.
+    """
+    zeros = zeros.cpu()
+    if zeros.any():  # NaN is not 0
+        check_finite_rows(zeros == 0, first=first)
+
+
 def check_finite_rows(finite: Tensor, names: Sequence[str | None] | None = None, first: int = 0) -> None:
     """Checks that every input has a finite embedding.
 

@@ -15,14 +15,14 @@ from lookalike.encoder import Encoder
 from lookalike.encoder.packaged import load_efficientnet_lite0
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
-from lookalike.experiments.photographs import FIGURES, compare_with, predict_by_prototypes
+from lookalike.experiments.photographs import FIGURES, Choices, compare_with, predict_by_all
 from lookalike.experiments.tables import Row, gather
 from lookalike.experiments.workbench import KMEX, Workbench, data_name
-from lookalike.metrics import plain_predictions
 
 ENCODER = "EfficientNet-Lite0"
-# similarity, number per class
-_PROTOTYPES = (("l2", 1), ("l2", 5), ("l2", 20), ("l2", 50), ("mahalanobis", 1), ("mahalanobis", 5), ("auto", 5))
+_PROTOTYPES: Choices = (
+    ("l2", 1), ("l2", 5), ("l2", 20), ("l2", 50), ("mahalanobis", 1), ("mahalanobis", 5), ("auto", 5),
+)  # fmt: skip
 
 
 def run_frozen_encoder(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
@@ -34,10 +34,10 @@ def run_frozen_encoder(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
             key = {"data": bench.key(subject)["data"], "seed": subject.seed, "encoder": ENCODER, "tried": _PROTOTYPES}
             name = f"frozen-encoder-{data_name(dataset)}-{subject.seed}"
             records.append(cells.get(name, key, _compare, dataset, subject.seed))
-        found = [record for record in records if record is not None]
+        measured = [record for record in records if record is not None]
         rows += [
-            Row((data_name(dataset), method), gather([record[method] for record in found], FIGURES))
-            for method in (found[0] if found else ())
+            Row((data_name(dataset), method), gather([record[method] for record in measured], FIGURES))
+            for method in (measured[0] if measured else ())
         ]
     remarks = [
         f"{ENCODER} with ImageNet's weights, frozen, at its own 224 × 224; everything is fitted to the embeddings of "
@@ -52,16 +52,7 @@ def _compare(dataset: str, seed: int) -> Record:
     train, test = _embedded(dataset)
     z, labels = np.asarray(train.embeddings), np.asarray(train.labels)
     test_z, truth = np.asarray(test.embeddings), np.asarray(test.labels)
-    plain = plain_predictions(z, labels, test_z, seed=seed)
-    predicted = {
-        "logistic regression": plain["logistic_regression"],
-        "1-NN": plain["nearest_neighbour"],
-        "nearest mean": plain["nearest_mean"],
-    }
-    for similarity, number in _PROTOTYPES:
-        predicted[f"prototypes, {similarity}, {number}"] = predict_by_prototypes(
-            z, labels, test_z, similarity, number, seed
-        )
+    predicted = predict_by_all(z, labels, test_z, _PROTOTYPES, seed)
     reference = predicted["logistic regression"] == truth
     return {method: compare_with(reference, values == truth) for method, values in predicted.items()}
 

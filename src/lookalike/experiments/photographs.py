@@ -33,8 +33,8 @@ ENCODERS: dict[str, Callable[[], LoadedClassifier]] = {
     "MobileNetV2": load_mobilenet_v2,
 }
 _FOLDS = 5
-# similarity, number per class
-_PROTOTYPES: tuple[tuple[str, Any], ...] = (
+Choices = tuple[tuple[str, int | str], ...]  # similarity, number per class
+_PROTOTYPES: Choices = (
     ("l2", 1), ("l2", 2), ("l2", 3), ("l2", 5), ("l2", "auto"), ("mahalanobis", 1), ("mahalanobis", 3),
     ("auto", 5), ("auto", "auto"),
 )  # fmt: skip
@@ -148,20 +148,34 @@ def _compare(name: str, seed: int, classes: tuple[str, ...]) -> Record:
     predicted: dict[str, np.ndarray] = {}
     folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed).split(z, labels, objects)
     for train, test in folds:
-        for method, values in _predictions(z[train], labels[train], z[test], seed).items():
+        for method, values in predict_by_all(z[train], labels[train], z[test], _PROTOTYPES, seed).items():
             predicted.setdefault(method, np.zeros_like(labels))[test] = values
     reference = predicted["logistic regression"] == labels
     return {method: compare_with(reference, values == labels) for method, values in predicted.items()}
 
 
-def _predictions(train: np.ndarray, labels: np.ndarray, test: np.ndarray, seed: int) -> dict[str, np.ndarray]:
+def predict_by_all(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, prototypes: Choices, seed: int
+) -> dict[str, np.ndarray]:
+    """Predicts embeddings by plain classifiers and by prototypes, fitted to others.
+
+    Args:
+        train: The others [N, D].
+        labels: Their classes [N].
+        test: The embeddings [M, D].
+        prototypes: Similarity and number per class.
+        seed: Seed of the clustering.
+
+    Returns:
+        Classes [M] by the classifier's name in tables.
+    """
     plain = plain_predictions(train, labels, test, seed=seed)
     predicted = {
         "logistic regression": plain["logistic_regression"],
         "1-NN": plain["nearest_neighbour"],
         "nearest mean": plain["nearest_mean"],
     }
-    for similarity, number in _PROTOTYPES:
+    for similarity, number in prototypes:
         predicted[f"prototypes, {similarity}, {number}"] = predict_by_prototypes(
             train, labels, test, similarity, number, seed
         )

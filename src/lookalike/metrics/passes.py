@@ -36,7 +36,7 @@ class Passes:
         self.model, self.black_box = model, black_box
         self._precision, self._batch_size = precision, batch_size
         self._accelerated = Accelerated()
-        self._networks: dict[int, _Network] = {}  # by the network's id
+        self._networks: dict[int, _PreparedNetwork] = {}  # by the network's id
 
     @property
     def is_shared(self) -> bool:
@@ -84,13 +84,13 @@ class Passes:
             run: Called with the network, or a copy of it, and with a slice of the rows.
         """
         parts = inputs.split(rows_at_once(inputs, self._batch_size, inputs.device))
-        known = self._networks.setdefault(id(network), _Network(network))
-        folded = Folded([]) if torch.is_grad_enabled() else known.folded(inputs, self._precision)
+        prepared = self._networks.setdefault(id(network), _PreparedNetwork(network))
+        folded = Folded([]) if torch.is_grad_enabled() else prepared.folded(inputs, self._precision)
         with at_precision(self._precision, inputs.device), self._accelerated:
-            return known.side_by_side.run(lambda net, rows: folded.run(lambda: run(net, rows)), parts)
+            return prepared.side_by_side.run(lambda net, rows: folded.run(lambda: run(net, rows)), parts)
 
 
-class _Network:
+class _PreparedNetwork:
     """A network, and what is found out about it once.
 
     Args:

@@ -19,7 +19,7 @@ from lookalike.data import InputBatch, Preprocessing, Split, TrainingRecord, rea
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, device_of, dtype_of, place, rows_at_once
 from lookalike.encoder.calls import split_rows
-from lookalike.encoder.finite import check_finite_rows, zeros_if_finite
+from lookalike.encoder.finite import check_zeros, zeros_if_finite
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.encoder.side_by_side import SideBySide
 from lookalike.model.annotations import Annotations
@@ -413,9 +413,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
                 for embeddings in side_by_side.run(lambda net, rows: net(place(rows, self.device, dtype)), parts):
                     zeros.append(zeros_if_finite(embeddings))
                     results.append(compute(embeddings))
-            zero = _joined(zeros).cpu()  # at the end, to wait for the GPU only once
-        if zero.any():
-            check_finite_rows(zero == 0)
+        check_zeros(_joined(zeros))
         return _joined(results)
 
     def read_inputs(self, inputs: Any, batch_size: int = 256) -> Iterator[InputBatch]:

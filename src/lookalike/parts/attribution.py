@@ -20,7 +20,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import Encoder
-from lookalike.encoder.finite import check_finite_rows, zeros_if_finite
+from lookalike.encoder.finite import check_zeros, zeros_if_finite
 from lookalike.encoder.patches import PatchEncoder, patch_reader
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead, NearestPrototype
@@ -129,8 +129,7 @@ def explained_batches(
             explained, owned = _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next), None
         else:
             explained, owned = _of_whole_images(model, reader, maps, embeddings, *of_rows)
-        # here, not before: a GPU still computes the pass until now
-        check_finite_rows(zeros.cpu() == 0, first=first)
+        check_zeros(zeros, first)
         if owned is not None:
             for has_one, given in zip(owned.cpu(), of_rows, strict=True):
                 _check_have_prototypes(model, has_one, given)
