@@ -2,11 +2,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP_OPTIONS := --quiet --disable-pip-version-check
+CLUSTER := tests/conversion/test_distributed.py
+SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=$(CLUSTER)
 
-.PHONY: demo test test-cluster lint docs report-picture clean
+.PHONY: demo test test-cluster test-slow lint docs report-picture clean
 
 # Tests import little of all that is installed: each module is compiled when it is first imported, and then kept.
-test test-cluster: export PYTHONDONTWRITEBYTECODE =
+test test-cluster test-slow: export PYTHONDONTWRITEBYTECODE =
 
 # Each stamp stands for one finished installation; an interrupted one is taken up again.
 $(VENV)/.demo:
@@ -35,11 +37,17 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(MAKE) --jobs=2 lint test-cluster node_modules/.test
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/conversion/test_distributed.py
+	$(SIDE_BY_SIDE) -m "not slow"
+
+# What takes longest, one test in a hundred: whole demonstrations and experiments, trainings and clusters that are killed
+# and taken up again, the largest networks. A release and the CI of pull requests need both.
+test-slow: $(VENV)/.test
+	$(SIDE_BY_SIDE) -m slow
+	$(BIN)/python -m pytest $(CLUSTER) -m slow
 
 # Not beside the other tests: its nodes take both cores, though they wait for each other much of the time.
 test-cluster: $(VENV)/.test
-	$(BIN)/python -m pytest tests/conversion/test_distributed.py
+	$(BIN)/python -m pytest $(CLUSTER) -m "not slow"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

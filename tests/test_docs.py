@@ -262,6 +262,15 @@ def prepared(folder: Path) -> dict[str, Any]:
 # options of networks that a page describes, and of the one that its program runs with
 OTHER_NETWORKS = {'"classifier.6"': '"head"', '"species"': "None", '"tasks.species"': "None"}
 
+# Pages whose commands or programs take longer than five seconds
+SLOW_COMMANDS = ("export.md", "evaluate.md", "train-a-baseline.md", "own-folder.md", "standard-measures.md")
+SLOW_PROGRAMS = ("export.md", "train-a-baseline.md")
+
+
+def marked(pages: list[Path], slow: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(page, marks=[pytest.mark.slow] if page.name in slow else []) for page in pages]
+
+
 SHELL = [page for page in PAGES if any(not is_skipped(command) for command in commands_of(page))]
 PYTHON = [page for page in PAGES if python_of(page).strip() and page.name not in SKIPPED_PAGES]
 
@@ -270,7 +279,7 @@ def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
 
-@pytest.mark.parametrize("page", SHELL, ids=name_of)
+@pytest.mark.parametrize("page", marked(SHELL, SLOW_COMMANDS), ids=name_of)
 @pytest.mark.filterwarnings("ignore")
 def test_the_commands_of_a_page_run(page, at_work, saved_models):
     for name in ("my-model", "my-vit"):
@@ -281,7 +290,7 @@ def test_the_commands_of_a_page_run(page, at_work, saved_models):
             run(command)
 
 
-@pytest.mark.parametrize("page", PYTHON, ids=name_of)
+@pytest.mark.parametrize("page", marked(PYTHON, SLOW_PROGRAMS), ids=name_of)
 @pytest.mark.filterwarnings("ignore")
 def test_the_program_of_a_page_runs(page, at_work):
     scope = prepared(at_work)

@@ -243,6 +243,7 @@ def test_a_full_file_system_loses_nothing(net, blobs, tmp_path):
         subprocess.run(["umount", str(small)], check=True)
 
 
+@pytest.mark.slow
 def test_one_broken_image_in_ten_thousand(image_folder, network_file, tmp_path):
     from lookalike.encoder import load_classifier
 

@@ -71,6 +71,7 @@ def test_a_replacement_that_was_killed_halfway_is_rolled_back(tmp_path):
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="traces system calls")
 @pytest.mark.parametrize("name", ["save over an old model", "embed over old ones"])
 def test_a_job_killed_at_a_system_call_and_repeated_leaves_what_an_undisturbed_one_does(tmp_path, name):

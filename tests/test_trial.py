@@ -87,7 +87,7 @@ def test_auto_times_nothing():
     assert "trial" not in embed(Slow(in_float32), data(_ROWS), batch_size=200).info
 
 
-@pytest.mark.parametrize("total", [1600, 6400])
+@pytest.mark.parametrize("total", [1600, pytest.param(6400, marks=pytest.mark.slow)])
 def test_the_trial_costs_at_most_a_fiftieth_of_the_pass(total):
     """Every row takes as long; so the rows that pass in the trial are its cost."""
     network, passed = Slow(lambda y: time.sleep(_PAUSE / 10 * len(y))), []

@@ -37,12 +37,14 @@ def test_a_model_that_a_call_leaves_changed_is_seen():
     assert any("modes" in line for line in changed)
 
 
+@pytest.mark.slow
 def test_interruptions_change_nothing():
     result = interrupts.run(Shard(15, seconds=6))
     assert result.tried >= 5
     assert result.broke == []
 
 
+@pytest.mark.slow
 @LINUX
 @pytest.mark.skipif(not disks.CAN_FILL, reason="takes system calls away")
 def test_a_full_disk_loses_nothing(tmp_path):

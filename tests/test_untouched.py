@@ -207,6 +207,7 @@ class AtReader(Tracer):
             super()._count(frame)
 
 
+@pytest.mark.slow
 def test_an_interruption_while_threads_meet_leaves_no_lock(net, blobs):
     embed(net, blobs, batch_size=8)
     with AtReader(None) as counter:

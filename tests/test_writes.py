@@ -72,6 +72,7 @@ def writes(call, buffers):
     return (name in WRITING and owner not in ("json", "yaml")) or (name == "dump" and len(arguments) > 1)
 
 
+@pytest.mark.slow
 def test_no_file_is_written_but_as_a_whole():
     bare = []
     for path in sorted(SOURCE.rglob("*.py")):

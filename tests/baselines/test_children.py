@@ -82,6 +82,7 @@ def test_processes_of_a_training_that_succeeds_end_by_themselves():
     assert done.poll() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
 @pytest.mark.skipif(CORES < 2, reason="needs two devices")
 def test_a_training_that_is_told_to_end_leaves_no_process(image_folder, tmp_path):
@@ -121,6 +122,7 @@ def train_on_two_devices():
     with_children(SimpleNamespace(strategy=None), train)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks for processes in /proc")
 def test_processes_of_a_training_that_is_killed_end():
     training = Started(train_on_two_devices)

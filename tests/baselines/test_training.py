@@ -246,7 +246,15 @@ def train_and_tell(method, folder):
     run(method, make_bundle(), working_folder=folder, augment=True, epochs=16, on_epoch=tell)
 
 
-@pytest.mark.parametrize(("method", "seed"), [("protopnet", 0), ("protovae", 1), ("flint", 2), ("blackbox", 3)])
+@pytest.mark.parametrize(
+    ("method", "seed"),
+    [
+        pytest.param("protopnet", 0, marks=pytest.mark.slow),
+        pytest.param("protovae", 1, marks=pytest.mark.slow),
+        pytest.param("flint", 2, marks=pytest.mark.slow),
+        ("blackbox", 3),
+    ],
+)
 def test_killed_at_a_random_moment_and_resumed_it_ends_with_the_same_weights(method, seed, bundle, tmp_path):
     folder = tmp_path / "working"
     process = Started(train_and_tell, method, folder)
@@ -436,6 +444,7 @@ def test_mixed_precision(bundle):
     assert made.model.model.head.weight.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_two_devices_give_one_model(image_folder, tmp_path):
     fast = ["--network", "lookalike:small-cnn", "--set", "image_size=16", "--epochs", "2", "--device", "cpu", "--json"]
     command = [sys.executable, "-m", "lookalike", "train", "blackbox", "-d", str(image_folder), *fast]

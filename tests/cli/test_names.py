@@ -139,6 +139,7 @@ def test_json_is_what_the_output_can_write(encoding, is_plain, monkeypatch):
     assert written.getvalue().isascii() is is_plain
 
 
+@pytest.mark.slow
 def test_a_locale_that_can_write_nothing_loses_nothing(hostile_folder, network_file, tmp_path):
     """One process converts, and its model knows the same class names as one made under UTF-8."""
     make_umlaut = hostile_folder / "train" / "café"

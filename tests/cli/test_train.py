@@ -138,6 +138,7 @@ def test_what_is_there_is_not_overwritten_before_any_work(image_folder, tmp_path
     assert (tmp_path / "out" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_the_same_command_again(image_folder, tmp_path):
     command = ["train", "blackbox", "-d", image_folder, "-o", tmp_path / "net", *FAST, "--epochs", "40"]
     process = start_command(*command)
@@ -225,6 +226,7 @@ def test_a_mistake_in_the_request_is_told_before_anything_is_done(wrong, told, t
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_data_that_cannot_be_read_are_reported_and_the_others_go_on(image_folder, tmp_path):
     empty = tmp_path / "empty"
     (empty / "a").mkdir(parents=True)
@@ -237,6 +239,7 @@ def test_data_that_cannot_be_read_are_reported_and_the_others_go_on(image_folder
     assert nothing.exit_code == 2
 
 
+@pytest.mark.slow
 def test_other_data_of_the_same_name_are_not_answered_from_what_is_kept(image_folder, tmp_path):
     other = tmp_path / "elsewhere" / image_folder.name
     shutil.copytree(image_folder, other)
@@ -251,6 +254,7 @@ def test_other_data_of_the_same_name_are_not_answered_from_what_is_kept(image_fo
     assert "converting images-small-cnn-kmex-seed0" in changed.output
 
 
+@pytest.mark.slow
 def test_all_experiments_go_on_past_one_that_cannot_be_run(monkeypatch, image_folder, tmp_path):
     kept = {name: EXPERIMENTS[name] for name in ("attributes", "clustering")}
     monkeypatch.setattr(EXPERIMENTS, "_members", kept)
@@ -272,6 +276,7 @@ def test_all_experiments_go_on_past_one_that_cannot_be_run(monkeypatch, image_fo
     assert run("reproduce", "all", "-d", image_folder, "--quick", "-o", tmp_path / "out").exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_model_made_with_other_options_is_made_again(image_folder, tmp_path):
     said = []
     bench = Workbench(tmp_path, quick=True, say=said.append)
@@ -361,8 +366,12 @@ def _two_per_class(method, dataset, given):
     return hyperparameters(method, dataset, given={**given, "n_prototypes": 2})
 
 
+SLOW_EXPERIMENTS = ("how-many", "clustering", "large-k-means", "qualitative")
+
+
 @pytest.mark.parametrize(
-    "name", ["embedding", "how-many", "clustering", "controls", "patches", "large-k-means", "qualitative"]
+    "name",
+    ["embedding", "controls", "patches", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW_EXPERIMENTS)],
 )
 def test_experiments_with_the_black_box_of_small_data(name, image_folder, tmp_path):
     result = run("reproduce", name, "-d", image_folder, "--quick", "--models", "kmex", "-o", tmp_path / "out")
@@ -378,6 +387,7 @@ def test_experiments_with_the_black_box_of_small_data(name, image_folder, tmp_pa
     assert all((out / file).stat().st_size > 1000 for file in shown)
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_an_experiment_ends_with_the_same_table(image_folder, tmp_path):
     command = ["reproduce", "accuracy", "-d", image_folder, "--quick", "--models", "kmex,flint,flint+kmex", "-o"]
     run_command(*command, tmp_path / "whole")

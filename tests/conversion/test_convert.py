@@ -222,6 +222,7 @@ def test_options_of_another_level_are_refused(net, blobs):
         convert(net, blobs, level="head", clusterer="gmm")
 
 
+@pytest.mark.slow
 def test_killed_at_twenty_moments_it_ends_with_the_same_model(net, blobs, tmp_path):
     """Embedding and clustering, killed again and again, each time by the same call."""
     slow = Slow(*blobs)

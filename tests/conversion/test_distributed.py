@@ -266,6 +266,7 @@ def test_options_of_one_machine_are_refused(option, tmp_path):
         convert(net, (torch.rand(4, 2), [0, 1, 0, 1]), backend=Ray(), working_folder=tmp_path, **{option: value})
 
 
+@pytest.mark.slow
 def test_damaged_shards_and_classes_are_made_again(cluster, root, classifier, expected, tmp_path):
     def again():
         return convert_on_ray(
@@ -318,6 +319,7 @@ def digits_of(root):
     return np.stack([np.asarray(Image.open(file)) for file in files.files]), files.labels, files.classes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "parquet"])
 def test_a_lost_node_changes_nothing(cluster, root, expected, tmp_path, kind):
     classifier, data, options = load(root, "slow"), root / "images", {}
@@ -394,6 +396,7 @@ convert(sys.argv[1], sys.argv[2], 3, backend=backend, working_folder=sys.argv[3]
 """
 
 
+@pytest.mark.slow
 def test_a_killed_driver_is_taken_up(cluster, root, expected, tmp_path):
     work = tmp_path / "work"
     command = [sys.executable, "-c", DRIVER, f"{root / 'network.py'}:slow", str(root / "images"), str(work)]
@@ -413,6 +416,7 @@ def test_a_killed_driver_is_taken_up(cluster, root, expected, tmp_path):
     assert {name: after[name] for name in before} == before
 
 
+@pytest.mark.slow
 def test_tables_equal_the_folder(cluster, root, classifier, expected, tmp_path):
     files = load_folder(root / "images", classifier.preprocessing).train
     write_table(tmp_path / "table", files, np.random.default_rng(0).permutation(len(files)), groups_of=30)

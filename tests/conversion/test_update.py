@@ -108,6 +108,7 @@ def test_mistakes_and_few_samples(net, blobs):
         old.update((x[:2] * torch.nan, torch.tensor([2, 2])))
 
 
+@pytest.mark.slow
 def test_a_new_digit_is_known_as_well_as_after_a_whole_fit():
     bundle = load_digits(network.PREPROCESSING)
     encoder = Encoder(nn.Flatten(), bundle.train[0][0][None], head="output")

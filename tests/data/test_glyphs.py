@@ -59,6 +59,7 @@ def test_no_family_is_on_both_sides():
     assert all(len(set(map(bytes, bundle.attributes.test[i : i + 10]))) == 1 for i in range(0, len(bundle.test), 10))
 
 
+@pytest.mark.slow
 def test_always_alike_and_named(glyphs):
     again = load_glyphs(copies=2)
     assert again.train.fingerprint() == glyphs.train.fingerprint()

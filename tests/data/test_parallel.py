@@ -109,6 +109,8 @@ def test_no_process_is_left_when_the_reader_stops_early():
     next(reader)
     assert multiprocessing.active_children()
     reader.close()
+    for process in multiprocessing.active_children():  # told to end, but a busy machine may not have let it yet
+        process.join(30)
     assert not multiprocessing.active_children()
 
 

@@ -21,7 +21,7 @@ KEYS = {
 }
 
 
-@pytest.mark.demo
+@pytest.mark.slow
 def test_the_demonstration_keeps_its_promises(tmp_path):
     out = tmp_path / "out"
     result = CliRunner().invoke(app, ["demo", "-o", str(out), "--json"])

@@ -68,6 +68,7 @@ def test_an_experiment_that_fails_is_left_to_report_it(tmp_path):
     measure_in_processes(Experiment("", "", fail), Plan(), Workbench(tmp_path), Cells(tmp_path), 2)
 
 
+@pytest.mark.slow
 def test_the_command_writes_the_table_of_a_run_without_other_processes(image_folder, tmp_path):
     """In a process of its own: joblib starts none in those of the other tests."""
     rest = ["-d", str(image_folder), "--quick", "--models", "kmex,flint,flint+kmex"]

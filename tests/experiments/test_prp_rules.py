@@ -44,6 +44,7 @@ def images(folder, noisy):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_all_rules_are_measured_on_images_with_a_plain_background(tmp_path):
     plan = Plan((images(tmp_path / "plain", noisy=False),), quick=True)
     bench = Workbench(tmp_path / "models", quick=True, progress=False)

@@ -76,6 +76,7 @@ def test_too_few_images_for_a_bound_leave_the_answers_out(calibrated, tmp_path):
     assert PlainModel(few)(INPUTS).answered is None
 
 
+@pytest.mark.slow
 def test_the_file_does_too(calibrated, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     file = calibrated.export(tmp_path / "out")

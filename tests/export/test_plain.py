@@ -110,6 +110,7 @@ def test_it_is_exported_with_any_batch_size(strict):
         torch.testing.assert_close(program(x[:n]).scores, model(x[:n]), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_compiles_as_one_graph():
     model = convert(network(), images(), 2, progress=False)
     compiled = torch.compile(PlainModel(model), fullgraph=True, backend="eager", dynamic=True)

@@ -49,13 +49,12 @@ def model_of(layers="last", decision="vote", similarity="l2", **options):
     )  # fmt: skip
 
 
-KINDS = [
-    ("last", "vote", "l2"), ("last", "mean", "cosine"), (("fine", "coarse"), "linear", "l2"), ("last", "vote", "log"),
-    (("fine", "coarse"), "mean", "dot"),
-]  # fmt: skip
+KINDS = [("last", "vote", "l2"), ("last", "mean", "cosine"), (("fine", "coarse"), "linear", "l2")]
+FURTHER = [("last", "vote", "log"), (("fine", "coarse"), "mean", "dot")]
+PAIRS = [*KINDS, *(pytest.param(kind, marks=pytest.mark.slow) for kind in FURTHER)]
 
 
-@pytest.fixture(scope="module", params=KINDS, ids=lambda kind: "-".join(map(str, kind)))
+@pytest.fixture(scope="module", params=PAIRS, ids=lambda kind: "-".join(map(str, kind)))
 def pair(request):
     model = model_of(*request.param)
     return model, PlainParts(model, n_nearest=4)
@@ -176,6 +175,7 @@ def test_a_network_of_residual_blocks_keeps_what_its_in_place_operations_overwri
     torch.testing.assert_close(PlainParts(model)(x).scores, model(x), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_page_frames_the_parts(browser, tmp_path):
     pytest.importorskip("onnx")
     if not (RUNTIME / "dist").is_dir():

@@ -48,6 +48,7 @@ def test_what_cannot_be_made_smaller_is_refused(folder, tmp_path):  # noqa: F811
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.slow
 def test_a_network_without_weights_is_not_made_smaller(tmp_path):
     x = torch.rand(12, 2, 4, 4, generator=torch.Generator().manual_seed(0))
     x[::2] += 1

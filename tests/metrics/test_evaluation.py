@@ -170,6 +170,7 @@ def test_the_bar_counts_training_images_for_every_section_that_embeds_them(monke
     assert totals == [sum(steps)] == [40]
 
 
+@pytest.mark.slow
 def test_bfloat16_changes_little(digits):
     data, net, _ = digits
     sem = convert(net, data.train, progress=False)

@@ -170,6 +170,7 @@ def test_the_model_and_the_mode_are_as_before_after_an_exception(untouched):
     assert torch.relu(torch.ones(1, requires_grad=True)).grad_fn.name().startswith("Relu")
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow():
     model, x = make("plain-sequential")
 

@@ -50,6 +50,7 @@ def digits_and_clutter(seed):
     return convert(net, train[:2], n_prototypes=3), test
 
 
+@pytest.mark.slow
 def test_relevance_lies_where_the_digit_is(canvas):
     """The mean over three networks: processors round differently, and so train other networks from one seed."""
     shares = {"prp": [], "lrp": []}

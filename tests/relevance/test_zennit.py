@@ -35,10 +35,10 @@ def relative_error(found, expected):
 @pytest.mark.parametrize(
     ("name", "canonizer"),
     [
-        ("vgg11", VGGCanonizer),
-        ("vgg16_bn", VGGCanonizer),
+        pytest.param("vgg11", VGGCanonizer, marks=pytest.mark.slow),
+        pytest.param("vgg16_bn", VGGCanonizer, marks=pytest.mark.slow),
         ("resnet18", ResNetCanonizer),
-        ("resnet34", ResNetCanonizer),
+        pytest.param("resnet34", ResNetCanonizer, marks=pytest.mark.slow),
         ("resnet50", ResNetCanonizer),
     ],
 )

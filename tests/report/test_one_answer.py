@@ -44,7 +44,11 @@ def test_an_explanation_rests_on_the_embeddings_that_the_decision_rested_on(data
     assert [one.likenesses[0].prototype for one in found] == nearest.tolist()
 
 
-@pytest.mark.parametrize("options", [{}, {"level": "patch"}, {"similarity": "dot"}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [*(pytest.param(options, marks=pytest.mark.slow) for options in ({}, {"level": "patch"})), {"similarity": "dot"}],
+    ids=str,
+)
 def test_the_parts_are_compared_with_the_prototype_that_the_browser_names(data, options, tmp_path):
     model = convert(pooled(), data, n_prototypes=4, n_images=1, progress=False, **options)
     path = tmp_path / "report.html"
@@ -62,6 +66,7 @@ def test_the_parts_are_compared_with_the_prototype_that_the_browser_names(data, 
             assert named == [str(sample["near"][0]["prototype"])]
 
 
+@pytest.mark.slow
 def test_the_original_says_the_same_in_the_line_and_in_the_sentence(data, whole, tmp_path):
     """The page may compare with another classifier than the converted one."""
     other, path = pooled(seed=5).eval(), tmp_path / "report.html"
@@ -76,6 +81,7 @@ def test_the_original_says_the_same_in_the_line_and_in_the_sentence(data, whole,
         assert says in sample["sentence"]
 
 
+@pytest.mark.slow
 def test_a_card_and_the_sentence_say_the_same_of_the_distance(data, whole, tmp_path):
     path = tmp_path / "report.html"
     write_report(whole, data, path, **QUICK)
@@ -114,6 +120,7 @@ class Noisily(torch.utils.data.Dataset):
         return self.x[index], int(self.y[index])
 
 
+@pytest.mark.slow
 def test_images_without_a_telling_name_are_called_by_number_and_class(data, tmp_path):
     named = Noisily(*(values[:8] for values in data))
     model = convert(pooled(), named, n_prototypes=1, n_images=1, progress=False)
@@ -125,6 +132,7 @@ def test_images_without_a_telling_name_are_called_by_number_and_class(data, tmp_
     assert [sample["name"] for sample in data_of(path)["samples"]][:2] == ["image 0 (ant)", "image 1 (bee)"]
 
 
+@pytest.mark.slow
 def test_no_prototype_of_patches_is_said_to_decide(data, tmp_path):
     """All patches of an image decide together, and not the prototype that one of them is most similar to."""
     x, y = data

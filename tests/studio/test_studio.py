@@ -514,6 +514,7 @@ def test_the_command_judges_on_the_validation_images(converted, network_file, im
     assert (found["wrong"]["part"], found["wrong"]["n"]) == ("validation", 3)  # the bees in the folder of ants
 
 
+@pytest.mark.slow
 def test_a_killed_server_loses_nothing(converted, network_file, image_folder):
     network = f"{network_file}:make"
     studio = start_command("studio", converted, image_folder, "--no-browser", "--json", "--network", network)
