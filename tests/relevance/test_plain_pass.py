@@ -10,7 +10,7 @@ from lookalike.relevance import lrp
 from lookalike.relevance.handlers import HANDLERS
 from lookalike.relevance.operations import Convolution, Linear
 from lookalike.relevance.plain_pass import ResultCache, Watch
-from lookalike.relevance.propagation import RelevanceStart, Run, propagate
+from lookalike.relevance.propagation import RelevanceStart, propagate
 
 OPTIONS_OF_POOL = {"stride": None, "padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False}
 CONVOLUTION = Convolution((1, 1), (0, 0), (1, 1), False, (0, 0), 1)
@@ -148,8 +148,7 @@ def test_known_outputs_of_the_network_replace_its_pass_and_are_compared_in_every
     def starts(output, rows, chosen):
         yield torch.ones_like(output), output.detach().sum(1)
 
-    run = Run(lambda network, images: network(images), model)
-    maps = propagate(model, x, run, RelevanceStart(starts), "epsilon", 2, False, plain=plain)
+    maps = propagate(model, x, model, RelevanceStart(starts), "epsilon", 2, False, plain=plain)
     if wrong_row is None:
         assert len(list(maps)) == 2
         assert sum(rows) == 4

@@ -16,7 +16,7 @@ from lookalike.encoder import Outputs, device_of, dtype_of, place
 from lookalike.model import PrototypeModel
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.operations import stabilised
-from lookalike.relevance.propagation import RelevanceStart, Run, propagate
+from lookalike.relevance.propagation import RelevanceStart, propagate
 from lookalike.relevance.reading import ScoreReader
 from lookalike.relevance.result import Relevance, RuleUse, join
 from lookalike.relevance.similarity_layer import PrpRule, channel_relevance, prp_rule
@@ -126,11 +126,11 @@ def stream_lrp(
     reader: ScoreReader | None = None
     head: Callable[[Tensor, slice], Tensor] | None = None
     if isinstance(model, PrototypeModel):
-        run = Run(_embeddings, model.encoder)
+        run: Callable[[Tensor], Tensor] = model.encoder
         head = _without_rows(model.scores_of if of == "score" else model.log_probabilities_of)
     else:
         reader = ScoreReader(model, x, output)
-        run, head = _run_of(reader), reader.tail
+        run, head = reader.logits, reader.tail
     given = None if target is None else _as_targets(target, len(x))
     largest_target = -1 if given is None else int(given.max())  # read before the maps: on a GPU, reading waits
     chosen = None if given is None else given.to(x.device)
@@ -157,15 +157,6 @@ def stream_lrp(
         if isinstance(model, PrototypeModel):
             relevance.rules.append(RuleUse("similarity, classifier", "prototypes", "gradient", 1))
         yield relevance
-
-
-def _embeddings(encoder: nn.Module, images: Tensor) -> Tensor:
-    embeddings: Tensor = encoder(images)
-    return embeddings
-
-
-def _run_of(reader: ScoreReader) -> Run:
-    return Run(lambda _, images: reader.logits(images))
 
 
 def _without_rows(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor, slice], Tensor]:
@@ -269,8 +260,7 @@ def lrp_of_heads(
             yield gradient, (values * gradient).sum(1)
 
     images: Tensor = place(x, device_of(encoder), dtype_of(encoder))
-    run = Run(_embeddings, encoder)
-    return join(list(propagate(encoder, images, run, RelevanceStart(starts), composite, batch_size, False)))
+    return join(list(propagate(encoder, images, encoder, RelevanceStart(starts), composite, batch_size, False)))
 
 
 @torch.enable_grad()
@@ -314,8 +304,7 @@ def stream_prp(
     which = prototypes if isinstance(prototypes, str) else None
     name = None if which == "predicted" else ("prp", rule, which)  # whose prototypes are read before the maps
     start = RelevanceStart(starts, chosen, name)
-    run = Run(_embeddings, model.encoder)
-    for relevance in propagate(model, x, run, start, composite, batch_size, strict):
+    for relevance in propagate(model, x, model.encoder, start, composite, batch_size, strict):
         relevance.rules.append(RuleUse("similarity", "prototypes", rule, 1))
         yield relevance
 

@@ -15,7 +15,7 @@ from lookalike.model import PrototypeModel
 from lookalike.relevance.attribution import lrp, prp, to_model
 from lookalike.relevance.composites import Composite
 from lookalike.relevance.operations import stabilised
-from lookalike.relevance.propagation import RelevanceStart, Run, propagate
+from lookalike.relevance.propagation import RelevanceStart, propagate
 from lookalike.relevance.result import join
 from lookalike.relevance.similarity_layer import PrpRule, channel_relevance
 
@@ -88,8 +88,8 @@ def _maps_of_one_pass(
     assert encoder.outputs is not None  # the caller has looked
     class_outputs, n_scores = encoder.outputs, encoder.outputs.n_columns
 
-    def compute(network: Encoder, x: Tensor) -> Tensor:
-        embeddings, scores = network.embed_and_score(x)
+    def run(x: Tensor) -> Tensor:
+        embeddings, scores = encoder.embed_and_score(x)
         assert scores is not None  # it has outputs
         return torch.cat([embeddings, scores], 1)
 
@@ -103,8 +103,9 @@ def _maps_of_one_pass(
         yield torch.cat([torch.zeros_like(z), gradient], 1), (scores * gradient).sum(1)
 
     start = RelevanceStart(starts, prototypes.to(images.device), ("inputs", rule, class_outputs))
-    run, n_at_once = Run(compute, encoder), _batch_size(images.device)
-    relevance = join(list(propagate(model, images, run, start, composite, n_at_once, False, plain=known)))
+    relevance = join(
+        list(propagate(model, images, run, start, composite, _batch_size(images.device), False, plain=known))
+    )
     pixels = relevance.pixels
     black_box: list[np.ndarray | None] = list(pixels[:, -1].float().cpu().numpy())
     return InputMaps(pixels[:, :-1], black_box, relevance.cautions)

@@ -28,7 +28,7 @@ from lookalike.report.key import of_the_page
 from lookalike.report.pictures import picture
 from lookalike.report.words import NO_CLASS, image_names
 
-_BATCH = 32  # images explained at once
+_BATCH = 16  # images explained at once
 _ROWS = 8192  # embeddings compared with the prototypes at once
 _FEWEST_DIGITS, _MOST_DIGITS = 3, 6  # of distances and similarities beside each other
 
