@@ -1,5 +1,8 @@
 """New data join a fitted model."""
 
+import copy
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -127,3 +130,59 @@ def test_a_new_digit_is_known_as_well_as_after_a_whole_fit():
     assert abs(accuracies[0] - accuracies[1]) <= 0.01
     assert accuracies[0] > 0.6
     assert torch.equal(joined.prototypes.vectors[:45], old.prototypes.vectors)
+
+
+def test_previous_embeddings_are_matched_by_name_and_checked(net, blobs):
+    x, y = blobs
+
+    def store_of(names, rows, network=None):
+        labels = torch.tensor([names.index("acb"[k]) for k in y[rows]])
+        store = embed(network or old, (x[rows], labels))
+        return replace(store, class_names=names)
+
+    old = convert(net, (x[y < 2], y[y < 2]), n_prototypes=2, class_names=["a", "c"])
+    new_data = store_of(["b"], y == 2)
+    of_all = store_of(["a", "b", "c"], y < 2)  # as a folder numbers them in which "b" is new
+    new = old.update(new_data, previous=of_all)
+    assert new.class_names == ["a", "c", "b"]
+    assert new.prototypes.counts.sum() == 90
+    assert (new.prototypes.purity[:4] == old.prototypes.purity[:4]).all()
+    with pytest.raises(LookalikeError, match=r"previous embeddings are of a class 'z', which neither"):
+        old.update(new_data, previous=replace(of_all, class_names=["a", "b", "z"]))
+    other = copy.deepcopy(net)
+    torch.nn.init.normal_(other[0].weight)
+    other_store = embed(Encoder(other.eval(), x[:2]), (x[y < 2], y[y < 2]))
+    with pytest.raises(LookalikeError, match="were made with other weights"):
+        old.update(new_data, previous=other_store)
+
+
+def test_prototypes_that_are_no_means_are_not_moved(net, blobs):
+    with pytest.raises(LookalikeError, match=r"decides by 'linear' is not updated"):
+        convert(net, blobs, level="head").update(blobs)
+
+
+def test_medoids_that_become_means_are_told(net, blobs):
+    old = convert(net, blobs, n_prototypes=2, clusterer="kmedoids")
+    with pytest.warns(LookalikeWarning, match="embeddings of training images no more"):
+        old.update(part(blobs, 1))
+
+
+def test_names_without_samples_make_no_class_and_gaps_are_refused(net, blobs):
+    x, y = blobs
+    old = convert(net, part(blobs, 0, 1), n_prototypes=2, class_names=["a", "b"])
+    store = replace(embed(old, part(blobs, 2)), class_names=["d", "b", "c"])
+    assert old.update(store).class_names == ["a", "b", "c"]
+    with pytest.raises(LookalikeError, match=r"samples of class 4 and none of class 2.*from 2 without gaps"):
+        old.update((x[y == 2], y[y == 2] + 2))
+
+
+def test_images_are_kept_as_asked_for_and_their_loss_is_told(net, blobs):
+    old = convert(net, part(blobs, 0, 1), n_prototypes=2)
+    assert old.update(part(blobs, 2), n_images=0).images is None
+    assert old.update(part(blobs, 2), n_images=2).images.shape[1] == 2
+    with pytest.warns(LookalikeWarning, match="keeps no images of its prototypes: the new data are no images"):
+        assert old.update(embed(old, part(blobs, 2))).images is None
+    convolution = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    old = convert(convolution.eval(), part(blobs, 0, 1), n_prototypes=2)
+    with pytest.warns(LookalikeWarning, match="the new images have another size"):
+        assert old.update((torch.rand(8, 1, 12, 12), torch.full((8,), 2))).images is None

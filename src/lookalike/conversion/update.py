@@ -56,6 +56,7 @@ def update_model(
     store = _new_embeddings(more, batches, encoder, settings)
     old_prototypes, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
     class_names, labels = merge_class_names(old_prototypes.class_names, store.class_names, store.labels)
+    _warn_of_medoids(model, labels)
     updated, notes = update_prototypes(
         old_prototypes, similarity, store.embeddings, labels, class_names, settings.clustering
     )
@@ -63,7 +64,8 @@ def update_model(
         warn_of(note)
     offset = _first_new_number(model, previous)
     new_data = (store.embeddings, labels, store.indices)
-    prototypes = _survey_update(old_prototypes, updated, similarity, new_data, previous, offset)
+    previous_data = None if previous is None else _previous_data(previous, encoder, class_names)
+    prototypes = _survey_update(old_prototypes, updated, similarity, new_data, previous_data, offset)
     temperature = settings.probabilities.temperature
     classifier, calibration = _updated_classifier(model, None if temperature == "auto" else float(temperature))
     entry = {
@@ -107,6 +109,40 @@ def _new_embeddings(more: Any, batches: Batches | None, encoder: Encoder, settin
     return store
 
 
+def _warn_of_medoids(model: PrototypeModel, labels: np.ndarray) -> None:
+    """Warns where prototypes that are embeddings of training images move to a mean."""
+    if model.provenance.get("clusterer") == "kmedoids" and bool((labels < model.n_classes).any()):
+        warn_of(
+            "prototypes of classes with new images move to means, and are embeddings of training images no more, as "
+            "kmedoids chose them; convert all data again to keep that"
+        )
+
+
+def _previous_data(
+    previous: EmbeddingStore, encoder: Encoder, class_names: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns embeddings [N, D], labels [N] in the numbering of ``class_names``, and indices [N] of the previous data.
+
+    Raises:
+        LookalikeError: If these embeddings were made by another network, are not finite, or have other classes.
+    """
+    check_store(previous, encoder, None)
+    check_finite(previous)
+    labels = np.asarray(previous.labels)
+    if previous.class_names is not None:
+        numbers = {name: number for number, name in enumerate(class_names)}
+        labels = np.array([numbers.get(name, -1) for name in previous.class_names], dtype=np.int64)[labels]
+    unknown = (labels < 0) | (labels >= len(class_names))
+    if unknown.any():
+        given = int(previous.labels[unknown][0])
+        name = given if previous.class_names is None else previous.class_names[given]
+        raise LookalikeError(
+            f"the previous embeddings are of a class {name!r}, which neither the model nor the new data have; give "
+            "those of the data that the model was made from"
+        )
+    return previous.embeddings, labels, previous.indices
+
+
 def _first_new_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
     """Returns the number of the first new sample: one more than that of any previous sample."""
     nearest = model.prototypes.nearest
@@ -121,7 +157,7 @@ def _survey_update(
     updated: Prototypes,
     similarity: Similarity,
     new_data: tuple[np.ndarray, np.ndarray, np.ndarray],
-    previous: EmbeddingStore | None,
+    previous_data: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
     offset: int,
 ) -> Prototypes:
     """Returns the updated prototypes with the training data behind each; exact if the previous embeddings are given.
@@ -131,16 +167,16 @@ def _survey_update(
         updated: The updated prototypes, without training data.
         similarity: The model's similarity.
         new_data: Embeddings [N, D], labels [N] and indices [N] of the new samples.
-        previous: Embeddings of the previous training data, or None.
+        previous_data: The same of the previous samples, or None.
         offset: Number to add to the new samples' indices.
     """
     embeddings, labels, indices = new_data
     new_survey = Survey.empty(len(updated), old_prototypes.nearest.shape[1] or 1, updated.vectors.dtype)
-    if previous is None:
+    if previous_data is None:
         new_survey.add(updated, similarity, embeddings, labels, indices)
         touched = [k for k in range(old_prototypes.n_classes) if bool((labels == k).any())]
         return merge_statistics(old_prototypes, new_survey, updated, touched, offset)
-    new_survey.add(updated, similarity, previous.embeddings, previous.labels, previous.indices)
+    new_survey.add(updated, similarity, *previous_data)
     new_survey.add(updated, similarity, embeddings, labels, indices + offset)
     return new_survey.finish(updated)
 
@@ -175,16 +211,28 @@ def merge_class_names(
     Args:
         old_names: The model's K class names.
         new_names: Class names of the new data; None if the data use the model's class numbers, with new classes from K.
+            Names without samples are left out, as a part of a data set has them.
         labels: Classes of the new samples [N], in the numbering of the new data.
 
     Returns:
         Class names of the updated model, and the labels [N] in its numbering.
+
+    Raises:
+        LookalikeError: If numbers of new classes have a gap.
     """
+    n_of_label = np.bincount(labels, minlength=0 if new_names is None else len(new_names))
     if new_names is None:
-        highest_label = int(labels.max(initial=-1))
-        return [*old_names, *(str(k) for k in range(len(old_names), highest_label + 1))], labels
-    class_names = [*old_names, *(name for name in dict.fromkeys(new_names) if name not in old_names)]
-    return class_names, np.array([class_names.index(name) for name in new_names], dtype=np.int64)[labels]
+        gaps = [k for k in range(len(old_names), len(n_of_label)) if not n_of_label[k]]
+        if gaps:
+            raise LookalikeError(
+                f"the new data have samples of class {len(n_of_label) - 1} and none of class {gaps[0]}; the model has "
+                f"{len(old_names)} classes: number new ones from {len(old_names)} without gaps"
+            )
+        return [*old_names, *(str(k) for k in range(len(old_names), len(n_of_label)))], labels
+    with_samples = dict.fromkeys(name for name, n in zip(new_names, n_of_label, strict=True) if n)
+    class_names = [*old_names, *(name for name in with_samples if name not in old_names)]
+    numbers = {name: number for number, name in enumerate(class_names)}
+    return class_names, np.array([numbers.get(name, -1) for name in new_names], dtype=np.int64)[labels]
 
 
 def update_prototypes(
@@ -326,12 +374,14 @@ def _updated_images(
     Images of previous samples come from the model; images of new samples are read from the data.
 
     Returns:
-        None if an image is available from neither.
+        None if none are asked for or the model has none; also, with a warning, if an image is available from neither.
     """
     old_images = model.images
-    if old_images is None or model.value_range is None or batches is None or not batches.can_fetch:
+    if old_images is None or model.value_range is None or not n_images:
         return None
-    n_per_prototype = min(old_images.shape[1], max(1, n_images))
+    if batches is None or not batches.can_fetch:
+        return _no_images("the new data are no images that can be read one by one")
+    n_per_prototype = min(old_images.shape[1], n_images)
     indices = prototypes.nearest[:, :n_per_prototype]
     indices = torch.where(indices < 0, indices[:, :1], indices)  # too few images: repeat the nearest
     image_of = {
@@ -343,7 +393,14 @@ def _updated_images(
     for rows in new.split(batches.batch_size):
         inputs = batches.fetch((rows - offset).tolist())
         pixels = pixels_of(inputs, model.value_range.cpu(), model.preprocessing)
+        if pixels.shape[1:] != old_images.shape[2:]:
+            return _no_images("the new images have another size than the model's")
         image_of |= dict(zip(rows.tolist(), pixels, strict=True))
     if any(index not in image_of for index in indices.flatten().tolist()):
-        return None
+        return _no_images("the model does not have the image of a previous sample that is now among the nearest")
     return torch.stack([torch.stack([image_of[index] for index in row]) for row in indices.tolist()])
+
+
+def _no_images(reason: str) -> None:
+    """Warns that the updated model shows no images of its prototypes."""
+    warn_of(f"the updated model keeps no images of its prototypes: {reason}; convert all data again to have them")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lookalike._core.errors import LookalikeError, warn_of
+from lookalike.model.classifier import NearestPrototype
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -53,11 +54,17 @@ class Onward:
             A new model; this one is not changed. The numbers of new samples follow those of the previous ones.
 
         Raises:
-            LookalikeError: As ``convert`` does.
+            LookalikeError: As ``convert`` does; also if the prototypes are of patches, of a head or of a baseline, or
+                ``previous`` is of another network or of other classes.
         """
         model = self._model()
         if model.has_patches:
             raise LookalikeError("a model of patches is not updated: convert all data again, with level='patch'")
+        if not isinstance(model.classifier, NearestPrototype):
+            raise LookalikeError(
+                f"a model that decides by {model.classifier.name!r} is not updated: its prototypes are no means of "
+                "training images, which could move; convert its network with all data (lookalike.convert)"
+            )
         from lookalike.conversion.options import UPDATE_OPTIONS, settings_of
         from lookalike.conversion.update import update_model
 
