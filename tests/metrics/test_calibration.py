@@ -1,3 +1,5 @@
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,15 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lookalike import convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
-from lookalike.metrics import ExpectedCalibrationError, diversity, expected_calibration_error, reference_diversity
+from lookalike.encoder import Encoder
+from lookalike.metrics import (
+    CalibrationBins,
+    ExpectedCalibrationError,
+    compare,
+    diversity,
+    expected_calibration_error,
+    reference_diversity,
+)
 
 
 @pytest.mark.parametrize("n_bins", [1, 10, 15])
@@ -107,3 +117,31 @@ def test_the_floor_that_epsilon_sets():
     assert floor == pytest.approx(0.0127, abs=5e-5)
     assert apart == pytest.approx(floor, abs=1e-5)
     assert reference_diversity(torch.eye(50), epsilon=1e-2)[1] > floor
+
+
+def test_the_error_is_of_the_predicted_class_where_another_is_more_probable(net, blobs):
+    x, y = blobs
+    x = x + 2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(1))
+    model = convert(net, (x, y), n_prototypes={0: 1, 1: 9, 2: 9}, probabilities="sum", temperature=5.0, progress=False)
+    predicted, probabilities = model.predict(x), model.predict_proba(x).double()
+    assert (probabilities.argmax(1) != predicted).any()
+    confidences = probabilities.gather(1, predicted[:, None])[:, 0]
+    card = evaluate(model, (x, y), only=("calibration",), progress=False)
+    assert card["calibration_error"] == pytest.approx(CalibrationBins.of(confidences, predicted == y).ece, abs=1e-6)
+
+
+def test_embeddings_of_another_network_are_refused(net, blobs):
+    model = convert(net, blobs, n_prototypes=2, progress=False)
+    other = copy.deepcopy(net)
+    torch.nn.init.normal_(other[0].weight)
+    store = embed(Encoder(other.eval(), blobs[0][:2]), blobs)
+    for given in (
+        lambda: evaluate(model, store, progress=False),
+        lambda: evaluate(model, blobs, test_embeddings=store, progress=False),
+        lambda: evaluate(model, blobs, train=store, progress=False),
+        lambda: evaluate(model, blobs, train=blobs, train_embeddings=store, progress=False),
+        lambda: compare(model, store),
+    ):
+        with pytest.raises(LookalikeError, match="made with other weights; embed the data again"):
+            given()
+    evaluate(model, embed(model, blobs), only=("faithfulness",), progress=False)

@@ -35,6 +35,7 @@ from lookalike.conversion.steps import (
     embed_or_check,
     open_classifier,
     options_record,
+    preprocessing_that_comes_with,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
@@ -131,6 +132,11 @@ def convert(
         _check_auto(settings, level, backend)
     else:
         make_similarity(similarity, settings.similarity_options)  # raises its errors before any work
+    if settings.advice and (settings.similarity_options is not None or not isinstance(similarity, str)):
+        raise LookalikeError(
+            "advice compares similarities by name and with their own options: name one without similarity_options, or "
+            "leave advice out"
+        )
     if level != "image" and backend is not None:
         raise LookalikeError(f"level={level!r} is converted in this process: leave out the backend")
     if level == "patch":
@@ -140,7 +146,7 @@ def convert(
     if level == "head":
         if n_prototypes != 5 or similarity != "l2":
             raise LookalikeError(
-                "level='head' has one prototype per class, under the dot product: leave the others out"
+                "level='head' has one prototype per class, under the dot product: leave out n_prototypes and similarity"
             )
         return convert_head(classifier, train, settings)
     if backend is not None:
@@ -162,7 +168,7 @@ def _convert(
 ) -> PrototypeModel:
     """Converts in this process, step by step."""
     started = time.perf_counter()
-    model_preprocessing = getattr(model, "preprocessing", None)
+    model_preprocessing = preprocessing_that_comes_with(model)
     batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
     if batches is not None:
         warn_of_copies(batches.dataset)
@@ -240,9 +246,10 @@ def _check_auto(settings: Settings, level: str, backend: Backend | None) -> None
 def _advice_record(
     store: EmbeddingStore, class_names: list[str], encoder: Encoder, similarity: str | Similarity, settings: Settings
 ) -> dict[str, Any]:
-    """Returns what other choices would give, if the caller asked for it and named the similarity without options."""
-    if not settings.advice or settings.similarity_options is not None or not isinstance(similarity, str):
+    """Returns what other choices would give, if the caller asked for it."""
+    if not settings.advice:
         return {}
+    assert isinstance(similarity, str)  # convert has looked
     with step("try other choices"):
         advice = advise(store, class_names, encoder.head_weight, similarity, settings.clustering)
     return {} if advice is None else {"advice": advice.to_dict()}

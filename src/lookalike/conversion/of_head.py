@@ -23,6 +23,7 @@ from lookalike.conversion.steps import (
     checked_class_names,
     cut_and_order,
     embed_or_check,
+    preprocessing_that_comes_with,
 )
 from lookalike.conversion.survey import survey
 from lookalike.embedding import EmbeddingStore
@@ -56,7 +57,7 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
     """
     refuse_options(settings, _NOT_FOR_HEADS)
     started = time.perf_counter()
-    model_preprocessing = getattr(model, "preprocessing", None)
+    model_preprocessing = preprocessing_that_comes_with(model)
     batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
     encoder = cut_and_order(model, train, batches, settings)
     weight, bias = linear_head_of(encoder)

@@ -29,6 +29,7 @@ from lookalike.conversion.steps import (
     checked_class_names,
     cut_classifier,
     options_record,
+    preprocessing_that_comes_with,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
@@ -65,7 +66,7 @@ def convert_patches(
     """
     refuse_options(settings, _NOT_FOR_PATCHES)
     started = time.perf_counter()
-    model_preprocessing = getattr(model, "preprocessing", None)
+    model_preprocessing = preprocessing_that_comes_with(model)
     batches = as_batches(train, settings.reading, model_preprocessing)
     if batches.is_random():
         warn_of("the training images are augmented at random, and the patches with them; use the plain transform")

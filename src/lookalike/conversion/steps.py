@@ -101,6 +101,12 @@ def preprocessing_for_model(
     return model_preprocessing if row is not None and _makes(model_preprocessing, row) else None
 
 
+def preprocessing_that_comes_with(model: nn.Module | LoadedClassifier) -> Preprocessing | None:
+    """Returns the preprocessing that was loaded with a model; None for a network whose attribute is something else."""
+    preprocessing = getattr(model, "preprocessing", None)
+    return preprocessing if isinstance(preprocessing, Preprocessing) else None
+
+
 def _row_of(batches: Batches | None) -> Tensor | None:
     """Returns the first image of the data [1, C, H, W]; None if they are no images, or cannot be read one by one."""
     if batches is None or not batches.can_fetch:

@@ -380,7 +380,8 @@ def _updated_images(
     if old_images is None or model.value_range is None or not n_images:
         return None
     if batches is None or not batches.can_fetch:
-        return _no_images("the new data are no images that can be read one by one")
+        _warn_without_images("the new data are no images that can be read one by one")
+        return None
     n_per_prototype = min(old_images.shape[1], n_images)
     indices = prototypes.nearest[:, :n_per_prototype]
     indices = torch.where(indices < 0, indices[:, :1], indices)  # too few images: repeat the nearest
@@ -394,13 +395,15 @@ def _updated_images(
         inputs = batches.fetch((rows - offset).tolist())
         pixels = pixels_of(inputs, model.value_range.cpu(), model.preprocessing)
         if pixels.shape[1:] != old_images.shape[2:]:
-            return _no_images("the new images have another size than the model's")
+            _warn_without_images("the new images have another size than the model's")
+            return None
         image_of |= dict(zip(rows.tolist(), pixels, strict=True))
     if any(index not in image_of for index in indices.flatten().tolist()):
-        return _no_images("the model does not have the image of a previous sample that is now among the nearest")
+        _warn_without_images("the model does not have the image of a previous sample that is now among the nearest")
+        return None
     return torch.stack([torch.stack([image_of[index] for index in row]) for row in indices.tolist()])
 
 
-def _no_images(reason: str) -> None:
+def _warn_without_images(reason: str) -> None:
     """Warns that the updated model shows no images of its prototypes."""
     warn_of(f"the updated model keeps no images of its prototypes: {reason}; convert all data again to have them")

@@ -15,7 +15,8 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.provenance import fingerprint_json
 from lookalike.data import Batches, DataBundle, load_for_model
 from lookalike.embedding import EmbeddingStore
-from lookalike.encoder import dtype_of, match_names, place
+from lookalike.embedding.checking import check_store
+from lookalike.encoder import Encoder, dtype_of, match_names, place
 from lookalike.encoder.class_names import are_numbers
 from lookalike.metrics.black_box import BlackBox, Precision
 from lookalike.metrics.class_order import Standing
@@ -348,6 +349,16 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, role: str) -> T
             f"the {role} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
         )
     return labels
+
+
+def check_given_store(store: EmbeddingStore, model: PrototypeModel) -> None:
+    """Checks that embeddings that a user gives were made by the model's encoder, as far as that is recorded.
+
+    Raises:
+        LookalikeError: If not.
+    """
+    if isinstance(model.encoder, Encoder) and not model.has_patches:
+        check_store(store, model.encoder, None)
 
 
 def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:

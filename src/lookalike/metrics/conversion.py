@@ -1,6 +1,5 @@
 """Compares a converted model with its black box on the same samples: the accuracy that the conversion costs."""
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,12 +12,10 @@ from lookalike._core.untouched import keeps_torch_settings
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.metrics.black_box import find_black_box
 from lookalike.metrics.class_order import untested_notes
-from lookalike.metrics.context import aligned_labels
+from lookalike.metrics.context import aligned_labels, check_given_store, rows_of, rows_per_batch
 from lookalike.metrics.faithfulness import accuracy, agreement
 from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
-
-_ROWS = 8192  # embeddings per batch
 
 
 @dataclass(frozen=True)
@@ -56,6 +53,8 @@ def compare(model: PrototypeModel, data: Any, **options: Any) -> Comparison:
         **options: Options of ``embed``: ``batch_size``, ``num_workers``, ``on_error``, ``progress``.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
+    if isinstance(data, EmbeddingStore):
+        check_given_store(data, model)
     store = data if isinstance(data, EmbeddingStore) else embed(model, data, **options)
     labels = aligned_labels(store, model, "test")
     predictions = predict_store(model, store)
@@ -84,10 +83,10 @@ def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     _check_arguments(model, store)
     owners, counts = model.prototypes.labels, torch.zeros(len(model.prototypes), dtype=torch.int64)
     labels = torch.from_numpy(np.asarray(store.labels)).to(model.device)
-    for z, y in zip(_embedding_batches(model, store), labels.split(_ROWS), strict=True):
-        patches = model.patches_of(z)
+    for rows in store.parts(rows_per_batch(model)):
+        patches = model.patches_of(rows_of(store, rows, model.device))
         similarities = model.similarities_of(patches.flatten(0, 1))
-        counts += activation_counts(similarities, y.repeat_interleave(patches.shape[1]), owners)
+        counts += activation_counts(similarities, labels[rows].repeat_interleave(patches.shape[1]), owners)
     return ghosting(counts)
 
 
@@ -96,14 +95,10 @@ def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
 def predict_store(model: PrototypeModel, store: EmbeddingStore) -> Tensor:
     """Returns the predicted classes [N] of stored embeddings."""
     _check_arguments(model, store)
-    return torch.cat([model.scores_of(z).argmax(1).cpu() for z in _embedding_batches(model, store)])
+    parts = store.parts(rows_per_batch(model))
+    return torch.cat([model.scores_of(rows_of(store, rows, model.device)).argmax(1).cpu() for rows in parts])
 
 
 def _check_arguments(model: PrototypeModel, store: EmbeddingStore) -> None:
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.instance("store", store, EmbeddingStore, "an EmbeddingStore")
-
-
-def _embedding_batches(model: PrototypeModel, store: EmbeddingStore) -> Iterator[Tensor]:
-    for rows in store.parts(_ROWS):
-        yield torch.from_numpy(np.array(store.embeddings[rows])).to(model.device)

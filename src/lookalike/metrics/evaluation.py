@@ -26,7 +26,7 @@ from lookalike.encoder import LoadedClassifier
 from lookalike.metrics.black_box import BlackBox, find_black_box
 from lookalike.metrics.budget import Budget, OutOfTimeError, Plan, by_worth, plan
 from lookalike.metrics.class_order import untested_notes
-from lookalike.metrics.context import Context, Options, aligned_labels, unbundle_data
+from lookalike.metrics.context import Context, Options, aligned_labels, check_given_store, unbundle_data
 from lookalike.metrics.data_check import check_data
 from lookalike.metrics.object_section import ReadMasks, mask_reader
 from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
@@ -92,7 +92,7 @@ def evaluate(
 
     Raises:
         LookalikeError: If the inputs of a section requested by name are missing, the black box or the data have other
-            classes than the model, or there are no test samples.
+            classes than the model, embeddings were made by another encoder, or there are no test samples.
         TypeError: If there is no option of a name.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
@@ -107,6 +107,9 @@ def evaluate(
     warn_of_transparency(getattr(test_data, "dataset", None), "test")
     box, no_box_reason = find_black_box(model, black_box, test_data, settings.class_order)
     store = store if settings.test_embeddings is None else settings.test_embeddings
+    for given in (store, train, settings.train_embeddings):
+        if isinstance(given, EmbeddingStore):
+            check_given_store(given, model)
     masks = mask_reader(settings.masks, test_data)
     inputs = _Inputs(test_data, store, train, attributes, box, masks, settings.train_embeddings)
     available = inputs.available(model, settings.scope)

@@ -27,6 +27,7 @@ from lookalike.metrics.sanity import SANITY_IMAGES, sanity_check
 from lookalike.metrics.separability import separability
 from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
+from lookalike.model.doubting import confidences_of
 from lookalike.model.familiarity import are_unfamiliar
 
 Need = Literal["train", "activations", "images", "masks", "attributes", "black box", "no black box"]
@@ -108,9 +109,11 @@ def _calibration(context: Context, _run: int) -> SectionResult:
     model, store, standing = context.model, context.test_store, context.standing
     parts: list[list[np.ndarray]] = []
     with torch.no_grad():
-        for rows in store.parts():
-            probabilities = model.probabilities_of(rows_of(store, rows, model.device)).double().cpu()
-            confidences, predicted = probabilities.max(1)
+        for rows in store.parts(rows_per_batch(model)):
+            embeddings = rows_of(store, rows, model.device)
+            probabilities = model.probabilities_of(embeddings).double().cpu()
+            # of patches, or summed over prototypes, the most probable class may be another than the predicted one
+            predicted, confidences = (values.cpu() for values in confidences_of(model, embeddings))
             of_label = probabilities.gather(1, context.labels[rows][:, None])[:, 0]
             columns = (confidences, predicted == context.labels[rows], of_label, probabilities.square().sum(1))
             parts.append([column.numpy() for column in columns])

@@ -1,6 +1,6 @@
 """What a model remembers of its training data, above all the images that show its prototypes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -72,7 +72,8 @@ def read_prototype_images(
         preprocessing: Preprocessing of the images, if it is known.
 
     Returns:
-        Pixels uint8 [P, M, H, W, C], and the values of black and white in the inputs [2, C]; None if not available.
+        Pixels uint8 [P, M, H, W, C], white for a prototype without training images, and the values of black and white
+        in the inputs [2, C]; None if not available.
     """
     n_shown = min(number, prototypes.nearest.shape[1])
     if batches is None or not batches.can_fetch or not prototypes.nearest.shape[1]:
@@ -80,20 +81,38 @@ def read_prototype_images(
     rows = prototypes.nearest[:, : max(n_shown, 1)]
     rows = torch.where(rows < 0, rows[:, :1], rows)  # too few images: repeat the nearest
     unique, position = np.unique(rows.numpy(), return_inverse=True)
-    pixel_batches, value_range = [], None
-    for start in range(0, len(unique), batches.batch_size):
-        inputs = batches.fetch(unique[start : start + batches.batch_size])
-        if not isinstance(inputs, Tensor) or inputs.ndim != 4 or inputs.shape[1] not in (1, 3):
-            return None, None
-        if value_range is None:
-            value_range = value_range_of(inputs, preprocessing)
-        pixel_batches.append(pixels_of(inputs, value_range, preprocessing))
+    n_missing = int(unique[0] < 0)  # −1 stands for no image, and comes first
+    if n_missing == len(unique):
+        return None, None
+    shown = unique[n_missing:]
+    first = batches.fetch(shown[: batches.batch_size])
+    if not isinstance(first, Tensor) or first.ndim != 4 or first.shape[1] not in (1, 3):
+        return None, None
+    is_known = preprocessing is not None and preprocessing.channels == first.shape[1]
+    value_range = value_range_of(first if is_known else _extremes(batches, first, shown), preprocessing)
     if n_shown < 1:
         return None, value_range
+    pixel_batches = [pixels_of(inputs, value_range, preprocessing) for inputs in _inputs_of(batches, first, shown)]
     if len({pixels.shape[1:] for pixels in pixel_batches}) > 1:
         warn_of("the prototypes' training images differ in size and are not kept; resize and crop images to one size")
         return None, value_range
-    return torch.cat(pixel_batches)[torch.from_numpy(position.reshape(rows.shape))], value_range
+    blank = torch.full_like(pixel_batches[0][:n_missing], 255)
+    return torch.cat([blank, *pixel_batches])[torch.from_numpy(position.reshape(rows.shape))], value_range
+
+
+def _inputs_of(batches: Batches, first: Tensor, numbers: np.ndarray) -> Iterator[Tensor]:
+    """Yields the inputs of samples, batch by batch; the first batch has been read."""
+    yield first
+    for start in range(batches.batch_size, len(numbers), batches.batch_size):
+        yield batches.fetch(numbers[start : start + batches.batch_size])
+
+
+def _extremes(batches: Batches, first: Tensor, numbers: np.ndarray) -> Tensor:
+    """Returns the least and the largest values of samples, as inputs [2, C, 1, 1]: one batch may be all dark."""
+    least, most = first.amin((0, 2, 3)), first.amax((0, 2, 3))
+    for inputs in _inputs_of(batches, first, numbers):
+        least, most = torch.minimum(least, inputs.amin((0, 2, 3))), torch.maximum(most, inputs.amax((0, 2, 3)))
+    return torch.stack([least, most])[..., None, None]
 
 
 def read_prototype_names(batches: Batches | None, prototypes: Prototypes) -> dict[int, str] | None:

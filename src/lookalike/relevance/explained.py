@@ -132,8 +132,10 @@ def maps_of_contrasts(
 def maps_on_prototypes(
     model: PrototypeModel, prototypes: Tensor, composite: str | Composite, rule: PrpRule
 ) -> dict[int, np.ndarray]:
-    """Returns, for each prototype, the heat-map on its nearest training image; empty if the model has no images."""
+    """Returns the heat-map on the nearest training image of each prototype that has one; empty without any images."""
     training_inputs = model.prototype_inputs()
+    nearest = model.prototypes.nearest.cpu()
+    prototypes = prototypes[nearest[prototypes, 0] >= 0] if nearest.shape[1] else prototypes
     if training_inputs is None or not len(prototypes):
         return {}
     with step("maps on the prototypes' images"):

@@ -35,7 +35,7 @@ from lookalike.conversion.on_ray.tasks import (
 )
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.per_class import check_classes
-from lookalike.conversion.steps import cut_classifier, options_record
+from lookalike.conversion.steps import cut_classifier, options_record, preprocessing_that_comes_with
 from lookalike.conversion.temperature import Temperature, fit_temperature
 from lookalike.data import warn_of_transparency
 from lookalike.embedding.key import embedding_key
@@ -289,7 +289,7 @@ def _open_job(
     folder: Path,
 ) -> _Job:
     """Opens the data, cuts the classifier, and checks that the working folder belongs to this conversion."""
-    preprocessing = settings.reading.preprocessing or getattr(model, "preprocessing", None)
+    preprocessing = settings.reading.preprocessing or preprocessing_that_comes_with(model)
     batch_size = settings.reading.batch_size or _BATCH_SIZE
     # whole batches per shard, so that the batches are the same as on one machine
     shard_rows = -(-cluster.shard_rows // batch_size) * batch_size
