@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 
 import pytest
 from typer.testing import CliRunner
@@ -191,9 +192,27 @@ def test_a_report_shows_a_scorecard_that_was_measured_before(saved, tmp_path):
     assert "To sort insects." in text
     assert "diversity D_dvs" in words_of(text)
     assert not re.search(r'<th scope="row">(<[^>]+>)?AUROC', text)  # it was not measured
-    again = run(saved, "report", "--scorecard", card, "--only", "faithfulness", "-o", tmp_path / "x.html")
-    assert again.exit_code == 2
-    assert "with --scorecard nothing is measured" in again.stderr
+    for options in (["--only", "faithfulness"], ["--measures", "all"], ["--sanity"], ["--resume", "x.json"]):
+        again = run(saved, "report", "--scorecard", card, *options, "-o", tmp_path / "x.html")
+        assert again.exit_code == 2
+        assert f"with --scorecard nothing is measured: leave out {options[0]}" in " ".join(again.stderr.split())
+
+
+def test_the_report_that_is_named_next_fits_the_scorecard(saved, tmp_path):
+    model, folder, network = saved
+    card, page = tmp_path / "card.json", tmp_path / "page.html"
+    measured = ["--split-seed", "7", "--large-images", "--only", "faithfulness", "-o", str(card)]
+    measured = ["evaluate", str(model), str(folder / "test"), "--network", network, *measured]
+    result = CliRunner().invoke(app, measured)
+    assert result.exit_code == 0, result.output
+    words = shlex.split(" ".join(result.output.split()).rpartition("Next: lookalike ")[2])
+    assert words[words.index("--split-seed") + 1] == "7"
+    assert words[words.index("--scorecard") + 1] == str(card)
+    assert "--large-images" in words
+    words[words.index("-o") + 1] = str(page)
+    again = CliRunner().invoke(app, words)
+    assert again.exit_code == 0, again.output
+    assert page.exists()
 
 
 def test_a_report_measures_only_what_is_asked_for(saved, tmp_path):

@@ -1,5 +1,6 @@
 """Models go to the Hub and come back, with what belongs to a saved model and nothing else."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -103,6 +104,16 @@ def test_without_images_no_pixel_is_uploaded_and_earlier_ones_go(hub, ask, saved
     assert not any(name.endswith(".png") for name in hub.repos["someone/private"])
     assert "No pixel of any training image" in hub.repos["someone/private"]["README.md"].decode()
     torch.testing.assert_close(torch.tensor(ask(folder="hub:someone/private", x=file)), model.predict_proba(x))
+
+
+def test_names_of_training_images_are_left_out_if_asked(hub, ask, saved, tmp_path):
+    model = copy.deepcopy(saved[0])
+    model.training_names = {int(index): f"patient-{index}.png" for index in model.prototypes.nearest.flatten()}
+    model.save(tmp_path / "model")
+    for names in (True, False):
+        ask(folder=str(tmp_path / "model"), repo="someone/named", options={"names": names})
+        files = hub.repos["someone/named"]
+        assert any(b"patient-" in content for content in files.values()) == names
 
 
 def test_hostile_and_wrong_repositories_are_refused_before_their_files_are_fetched(hub, ask, saved):

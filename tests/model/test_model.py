@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.fresh_folder import fresh_folder
@@ -319,3 +320,20 @@ def test_the_card_shows_names_as_text(image_folder, network_file, tmp_path):
 def test_wrong_batch_sizes_are_told(sem, blobs):
     with pytest.raises(LookalikeError, match="at least 1"):
         sem.predict(blobs[0], 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"level": "patch", "n_prototypes": 2}, "by KMEx of patches from"),
+        ({"level": "head"}, "Its prototypes are the weights of the network's own last layer"),
+        ({}, "It predicts the class of the most similar prototype"),
+    ],
+    ids=["patch", "head", "image"],
+)
+def test_the_card_says_how_the_model_was_made(options, told, blobs, tmp_path):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    convert(network.eval(), blobs, progress=False, **options).save(tmp_path / "model")
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert told in card
+    assert "Trained with" not in card

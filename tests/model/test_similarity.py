@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.covariance import LedoitWolf
 
+from lookalike import convert
 from lookalike._core.errors import LookalikeError
 from lookalike.model.similarity import SIMILARITIES, make_similarity
 
@@ -269,3 +270,14 @@ def test_a_direction_that_never_varies_needs_shrinkage():
     pair = np.random.default_rng(0).normal(size=(2, 6))  # the estimate of a single pair is no shrinkage at all
     with pytest.raises(LookalikeError, match="some direction of the embedding never varies"):
         make_similarity("mahalanobis").fit(pair, np.zeros(2))
+
+
+@pytest.mark.parametrize("name", ["l2", "dot", "cosine", "ned", "mahalanobis"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_of_half_precision_decides_by_single_precision(net, blobs, name, dtype):
+    model = convert(net.to(dtype), blobs, n_prototypes=3, similarity=name, progress=False)
+    z = model.embed(blobs[0])
+    for decided in (model.similarities_of, model.scores_of, model.distances_of, model.probabilities_of):
+        assert torch.equal(decided(z.to(dtype)), decided(z.to(dtype).float()))
+        assert decided(z.to(dtype)).dtype is torch.float32
+    assert torch.equal(model.predict(blobs[0]), model.scores_of(z.float()).argmax(1))

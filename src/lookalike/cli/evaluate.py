@@ -181,9 +181,18 @@ def evaluate(
         for note in card.notes:
             err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=not err.is_terminal)
         if model.is_dir():
-            needed = [] if labels is None else ["--labels", str(labels)]
+            given = {
+                "--labels": labels,
+                "--split-seed": split_seed,
+                "--class-order": class_order,
+                "--black-box": black_box,
+                "--black-box-weights": black_box_weights,
+                "--black-box-weights-key": black_box_weights_key,
+                "--scorecard": output,
+            }
+            needed = [word for name, value in given.items() if value is not None for word in (name, str(value))]
             needed += ["--on-error", "skip"] if on_error == "skip" else []
-            needed += ["--scorecard", str(output)] if output is not None else []
+            needed += ["--large-images"] if large_images else []
             show_next("report", str(model), data, *needed, "-o", free_name("report.html"), network=network)
     missed = _missed_thresholds(card, min_agreement, max_ghosting)
     for message in missed:
@@ -243,8 +252,10 @@ def report(
 
     started, seconds = time.monotonic(), _seconds(budget)
     check_writable(output, overwrite)
-    if scorecard is not None and (only is not None or resume is not None):
-        raise LookalikeError("with --scorecard nothing is measured, so --only and --resume mean nothing")
+    measuring = {"--only": only, "--resume": resume, "--measures": measures, "--sanity": sanity or None}
+    unused = [name for name, value in measuring.items() if value is not None]
+    if scorecard is not None and unused:
+        raise LookalikeError(f"with --scorecard nothing is measured: leave out {' and '.join(unused)}")
     import_torch()
     from lookalike.metrics import Scorecard
     from lookalike.metrics.budget import Budget

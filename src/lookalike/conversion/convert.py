@@ -178,7 +178,7 @@ def _convert(
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
     if _is_auto(similarity):
-        check_classes(np.bincount(store.labels), class_names)
+        check_classes(np.bincount(store.labels, minlength=len(class_names)), class_names)
         similarity = choose_similarity(store, class_names, encoder.head_weight, settings.clustering)
     metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
     lengths = given_lengths(metric)

@@ -31,6 +31,7 @@ from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.encoder.class_map import map_classes
 from lookalike.encoder.head import CONVOLUTIONS, get_head
 from lookalike.model import PrototypeModel
+from lookalike.model.card import HEAD_METHOD
 from lookalike.model.classifier import LinearHead
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import make_similarity
@@ -74,7 +75,7 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
     )  # fmt: skip
     classifier = LinearHead(torch.eye(n_classes), None if bias is None else bias[rows].cpu().float().clone())
     provenance = {
-        "method": "the weights of the classifier's own head",
+        "method": HEAD_METHOD,
         "similarity": "dot",
         **embeddings_record(store),
     }

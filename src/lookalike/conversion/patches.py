@@ -99,7 +99,7 @@ def convert_patches(
             "method": "KMEx of patches",
             **settings.patches.to_dict(),
             **embeddings_record(store),
-            **memory_record(patches.labels, encoder.patch_dim, class_names, settings),
+            **_memory_record(patches, encoder, class_names, settings),
             "n_patches": len(patches.labels),
             "calibration": temperature.to_dict(),
         }
@@ -123,6 +123,15 @@ def _embedded(encoder: PatchEncoder, batches: Batches, settings: Settings) -> It
             devices=reading.devices,
             progress=settings.progress,
         )
+
+
+def _memory_record(
+    patches: "_Patches", encoder: PatchEncoder, class_names: list[str], settings: Settings
+) -> dict[str, Any]:
+    """Returns what is recorded about the memory of the clustering, which takes shared patches as one class."""
+    labels = np.zeros_like(patches.labels) if settings.patches.shared else patches.labels
+    names = ["all classes"] if settings.patches.shared else class_names
+    return memory_record(labels, encoder.patch_dim, names, settings)
 
 
 class _Patches:
@@ -158,7 +167,7 @@ def _learn(patches: _Patches, class_names: list[str], similarity: Similarity, se
         return learn_prototypes(
             patches.embeddings, patches.labels, class_names, similarity, clustering, progress=settings.progress
         )
-    check_classes(np.bincount(patches.labels), class_names)
+    check_classes(np.bincount(patches.labels, minlength=len(class_names)), class_names)
     together = np.zeros(len(patches.labels), np.int64)
     learned = learn_prototypes(
         patches.embeddings, together, ["all"], similarity, clustering, progress=settings.progress

@@ -293,7 +293,7 @@ def check_classes(counts: np.ndarray, class_names: list[str]) -> None:
     """Checks that every class has samples and every label is a known class.
 
     Args:
-        counts: Number of samples of each label [K], or longer if there are labels beyond K.
+        counts: Number of samples of each label, from 0 to K − 1 or to the highest label.
         class_names: K names.
 
     Raises:

@@ -16,6 +16,7 @@ from lookalike.saved import NamedOptions
 if TYPE_CHECKING:
     from jinja2 import Template
 
+HEAD_METHOD = "the weights of the classifier's own head"  # of a model whose prototypes were taken from a network
 _MOST_ROWS = 200  # prototypes in the card's table; a page of thousands is read by nobody
 _MOST_CLASSES = 40  # class names in one cell
 _FIGURES = {"accuracy": "accuracy", "black_box_accuracy": "accuracy of the original network", "agreement": "agreement"}
@@ -49,6 +50,7 @@ def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
     split = provenance.get("split")
     is_random_split = isinstance(split, dict) and split.get("by") == "seed"
     return {
+        "made_by": _made_by(record),
         "is_converted": record.classifier.name == NearestPrototype.name,
         "method": _cell(provenance.get("method", "unknown means")),
         "network": network,
@@ -76,6 +78,15 @@ def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
         "why_unfamiliar": why_unfamiliar(is_calibrated=record.doubt is not None),
         "is_rebuilt_by_name": _is_rebuilt_by_name(encoder.spec),
     }
+
+
+def _made_by(record: SavedModel) -> str:
+    """Returns what kind of conversion made a model: ``"images"``, ``"patches"`` or ``"head"``; else ``"training"``."""
+    if record.classifier.name == NearestPrototype.name:
+        return "images"
+    if record.classifier.name.startswith("patch-"):
+        return "patches"
+    return "head" if record.provenance.get("method") == HEAD_METHOD else "training"
 
 
 def _said(record: SavedModel, prototype: int) -> str:
@@ -111,7 +122,8 @@ def _origin(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("precision", "embedded in"),
     ):
         if provenance.get(name) is not None:
-            rows.append((title, provenance[name]))
+            is_of_all = name == "n_prototypes" and provenance.get("shared")
+            rows.append(("prototypes" if is_of_all else title, provenance[name]))
     if provenance.get("clustered_in_parts"):
         rows.append(("clustered in parts", ", ".join(map(str, provenance["clustered_in_parts"]))))
     updates = provenance.get("joined")

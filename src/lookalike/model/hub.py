@@ -28,6 +28,7 @@ class PushOptions(TypedDict, total=False):
     """The options of ``push_model``, which says what they mean and what they are if not given."""
 
     images: bool
+    names: bool
     licence: str | None
     private: bool | None
     message: str
@@ -38,6 +39,7 @@ def push_model(
     repo: str,
     *,
     images: bool = True,
+    names: bool = True,
     licence: str | None = None,
     private: bool | None = None,
     message: str = "Upload a prototype model",
@@ -51,6 +53,7 @@ def push_model(
         model: The model.
         repo: ``"owner/name"``.
         images: False leaves out all pixels of training images.
+        names: False leaves out the file names of training images.
         licence: Identifier of the model's licence, such as ``"apache-2.0"``.
         private: Whether a new repository is private; None takes the owner's default.
         message: Message of the commit.
@@ -63,13 +66,14 @@ def push_model(
     """
     _check_repo(repo)
     checks.flag("images", images)
+    checks.flag("names", names)
     checks.optional(checks.text, "licence", licence)
     checks.optional(checks.flag, "private", private)
     checks.text("message", message)
     api = _library().HfApi()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "model"
-        model.save(folder, images=images)
+        model.save(folder, images=images, names=names)
         # people edit cards on the Hub, which must not make the model unreadable
         without_checksum(folder, CARD)
         _add_metadata(folder, repo, model.provenance, licence)

@@ -113,7 +113,7 @@ class Onward:
 
         Args:
             repo: ``"owner/name"``.
-            **options: ``images``, ``licence``, ``private``, ``message``.
+            **options: ``images``, ``names``, ``licence``, ``private``, ``message``.
         """
         from lookalike.model.hub import push_model
 

@@ -30,7 +30,7 @@ from lookalike.model.hub import PREFIX, downloaded
 from lookalike.model.images import Origin, pixels_of
 from lookalike.model.onward import Onward
 from lookalike.model.prototypes import Prototypes
-from lookalike.model.similarity import Similarity, euclidean_distances
+from lookalike.model.similarity import Similarity, at_least_float32, euclidean_distances
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -158,6 +158,8 @@ class PrototypeModel(Doubting, Onward, nn.Module):
     def evidence_of(self, embeddings: Tensor) -> Tensor:
         """Returns what the classifier decides by: similarities [N, P], or those of each patch [N, S, P]."""
         vectors = self.prototypes.vectors
+        if isinstance(embeddings, Tensor):
+            embeddings = at_least_float32(embeddings)
         if not self.has_patches:
             if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] != vectors.shape[1]:
                 raise checks.unfit("embeddings", embeddings, f"a tensor [N, {vectors.shape[1]}]")
@@ -172,7 +174,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         dim = self.prototypes.vectors.shape[1]
         if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] % dim:
             raise checks.unfit("embeddings", embeddings, f"a tensor [N, S · {dim}]")
-        patches: Tensor = embeddings.unflatten(1, (-1, dim))
+        patches: Tensor = at_least_float32(embeddings).unflatten(1, (-1, dim))
         return patches
 
     def distances_of(self, embeddings: Tensor) -> Tensor:

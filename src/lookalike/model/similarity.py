@@ -141,9 +141,13 @@ def euclidean_distances(a: Tensor, b: Tensor) -> Tensor:
 
 def _to_same_type(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Converts half precision to float32, and the second tensor to the type of the first."""
-    if a.dtype in (torch.float16, torch.bfloat16):
-        a = a.float()
+    a = at_least_float32(a)
     return a, b.to(a.dtype)
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """Returns half precision as float32: with its two or three digits, prototypes that are not equal would tie."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def _is_small(a: Tensor, b: Tensor) -> bool:
