@@ -147,7 +147,7 @@ def test_previous_embeddings_are_matched_by_name_and_checked(net, blobs):
     assert new.class_names == ["a", "c", "b"]
     assert new.prototypes.counts.sum() == 90
     assert (new.prototypes.purity[:4] == old.prototypes.purity[:4]).all()
-    with pytest.raises(LookalikeError, match=r"previous embeddings are of a class 'z', which neither"):
+    with pytest.raises(LookalikeError, match=r"previous data have a class 'z', which is none of the model's"):
         old.update(new_data, previous=replace(of_all, class_names=["a", "b", "z"]))
     other = copy.deepcopy(net)
     torch.nn.init.normal_(other[0].weight)

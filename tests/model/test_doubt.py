@@ -255,7 +255,7 @@ def test_classes_are_matched_by_name(model):
     shuffled = EmbeddingStore(store.embeddings, order[store.labels], store.indices, class_names=["b", "c", "a"])
     assert torch.equal(named.calibrate(shuffled).doubt.labels, by_number.doubt.labels)
     unknown = EmbeddingStore(store.embeddings, store.labels, store.indices, class_names=["a", "b", "d"])
-    with pytest.raises(LookalikeError, match="class 'd', which the model does not know"):
+    with pytest.raises(LookalikeError, match="class 'd', which is none of the model's"):
         named.calibrate(unknown)
 
 

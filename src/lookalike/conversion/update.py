@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.errors import LookalikeError, listing, warn_of
 from lookalike._core.files import at_least_single, read_rows
-from lookalike._core.names import without_common_folder
+from lookalike._core.names import visible, without_common_folder
 from lookalike._core.untouched import keeps_random_states
 from lookalike.conversion.options import Settings
 from lookalike.conversion.per_class import Clustering, NPrototypes, learn_class, numbers_per_class
@@ -24,8 +24,9 @@ from lookalike.conversion.temperature import Temperature
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.checking import check_store
-from lookalike.encoder import Encoder
+from lookalike.encoder import Encoder, match_names
 from lookalike.model import PrototypeModel
+from lookalike.model.class_labels import labels_in_model
 from lookalike.model.classifier import NearestPrototype, TransparentClassifier
 from lookalike.model.images import Origin, pixels_of, preprocessing_of, record_of
 from lookalike.model.prototypes import Prototypes
@@ -128,18 +129,7 @@ def _previous_data(
     """
     check_store(previous, encoder, None)
     check_finite(previous)
-    labels = np.asarray(previous.labels)
-    if previous.class_names is not None:
-        numbers = {name: number for number, name in enumerate(class_names)}
-        labels = np.array([numbers.get(name, -1) for name in previous.class_names], dtype=np.int64)[labels]
-    unknown = (labels < 0) | (labels >= len(class_names))
-    if unknown.any():
-        given = int(previous.labels[unknown][0])
-        name = given if previous.class_names is None else previous.class_names[given]
-        raise LookalikeError(
-            f"the previous embeddings are of a class {name!r}, which neither the model nor the new data have; give "
-            "those of the data that the model was made from"
-        )
+    labels = labels_in_model(previous.labels, previous.class_names, class_names, "previous")
     return previous.embeddings, labels, previous.indices
 
 
@@ -230,8 +220,15 @@ def merge_class_names(
             )
         return [*old_names, *(str(k) for k in range(len(old_names), len(n_of_label)))], labels
     with_samples = dict.fromkeys(name for name, n in zip(new_names, n_of_label, strict=True) if n)
-    class_names = [*old_names, *(name for name in with_samples if name not in old_names)]
-    numbers = {name: number for number, name in enumerate(class_names)}
+    known = match_names(list(with_samples), old_names)  # as everywhere, "Great-White" is "great white"
+    if known.ambiguous:
+        raise LookalikeError(
+            f"the new data have a class '{visible(known.ambiguous[0])}', which stands for several of the model's "
+            f"classes, or for one that another name stands for, too: {listing(list(old_names), 8)}"
+        )
+    class_names = [*old_names, *known.missing]
+    numbers = dict(zip(with_samples, known.positions, strict=True))
+    numbers |= {name: len(old_names) + position for position, name in enumerate(known.missing)}
     return class_names, np.array([numbers.get(name, -1) for name in new_names], dtype=np.int64)[labels]
 
 

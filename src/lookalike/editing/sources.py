@@ -16,6 +16,7 @@ from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder
 from lookalike.model import PrototypeModel
+from lookalike.model.class_labels import labels_in_model
 
 _TRAINING_PARTS = ("training", "audited")
 HELD_OUT_SHARE = 5  # every fifth training sample judges edits, if there are no validation data
@@ -87,7 +88,7 @@ def source_of(
     if part == "training":
         _check_same_data(model, store, batches)
     names = store.class_names or (None if batches is None else batches.class_names)
-    return Source(store, _as_model_labels(store.labels, names, model.class_names, part), batches)
+    return Source(store, labels_in_model(store.labels, names, model.class_names, part), batches)
 
 
 def read_images(source: Source, samples: np.ndarray) -> Tensor:
@@ -124,23 +125,6 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
             "the training data are not those that the model was converted with, so the numbers of its prototypes' "
             "samples mean other images; give the same data (and validation=... for others to judge edits on)"
         )
-
-
-def _as_model_labels(labels: np.ndarray, names: list[str] | None, class_names: list[str], part: str) -> np.ndarray:
-    """Numbers labels as the model does, by the classes' names, or by number if the data have no names."""
-    if names is None or list(names) == list(class_names):
-        if len(labels) and int(labels.max()) >= len(class_names):
-            raise LookalikeError(
-                f"the {part} data have a class {int(labels.max())}; the model has classes 0 to {len(class_names) - 1}"
-            )
-        return np.asarray(labels, dtype=np.int64)
-    unknown = [names[k] for k in np.unique(labels).tolist() if names[k] not in class_names]
-    if unknown:
-        raise LookalikeError(
-            f"the {part} data have a class {unknown[0]!r}, which is none of the model's: {', '.join(class_names[:20])}"
-        )
-    number = np.array([class_names.index(name) if name in class_names else -1 for name in names])
-    return np.asarray(number[labels])
 
 
 def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:

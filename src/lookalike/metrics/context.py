@@ -16,14 +16,14 @@ from lookalike._core.provenance import fingerprint_json
 from lookalike.data import Batches, DataBundle, load_for_model
 from lookalike.embedding import EmbeddingStore
 from lookalike.embedding.checking import check_store
-from lookalike.encoder import Encoder, dtype_of, match_names, place
-from lookalike.encoder.class_names import are_numbers
+from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.metrics.black_box import BlackBox, Precision
 from lookalike.metrics.class_order import Standing
 from lookalike.metrics.controls import control_heads
 from lookalike.metrics.noise import Generator, Noise
 from lookalike.metrics.passes import Passes
 from lookalike.model import PrototypeModel
+from lookalike.model.class_labels import labels_in_model
 from lookalike.relevance import COMPOSITES, Head, PrpRule, Relevance, lrp_of_heads, prp
 
 T = TypeVar("T")
@@ -332,23 +332,9 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, role: str) -> T
     Raises:
         LookalikeError: If there are no samples, or the data have a class that the model does not have.
     """
-    labels, names, model_names = torch.from_numpy(np.array(store.labels)), store.class_names, model.class_names
-    if not len(labels):
+    if not len(store.labels):
         raise LookalikeError("there are no samples to evaluate on")
-    if names is not None and list(names) != model_names:
-        match = match_names(names, model_names)
-        if match.complete:
-            return torch.tensor(match.positions)[labels]
-        if not are_numbers(model_names) or len(match.missing) < len(names):
-            unknown = (match.missing or match.ambiguous)[0]
-            raise LookalikeError(
-                f"the {role} data have a class {unknown!r}; the model knows {', '.join(model_names[:20])}"
-            )
-    if int(labels.max()) >= model.n_classes:
-        raise LookalikeError(
-            f"the {role} data have a class {int(labels.max())}; the model has {model.n_classes} classes from 0"
-        )
-    return labels
+    return torch.from_numpy(labels_in_model(store.labels, store.class_names, model.class_names, role))
 
 
 def check_given_store(store: EmbeddingStore, model: PrototypeModel) -> None:

@@ -22,6 +22,7 @@ from lookalike.embedding import EmbeddingStore
 from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.finite import check_finite_rows
+from lookalike.model.class_labels import labels_in_model
 from lookalike.model.doubting import ScoredSpace, confidences_of, margins_of, novelty_of, rescaled_log_probabilities
 from lookalike.model.original import OriginalClassifier
 
@@ -255,7 +256,7 @@ def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -
         _check_new(model, None, validation.info.get("data"))
         embeddings = torch.from_numpy(np.array(validation.embeddings)).to(model.prototypes.vectors)
         check_finite_rows(embeddings.isfinite().all(1))
-        labels = _model_labels(model, validation.class_names, validation.labels)
+        labels = labels_in_model(validation.labels, validation.class_names, model.class_names, "validation")
         return Validation(embeddings, labels, None, validation.info.get("data"), known_new=False)
     if isinstance(validation, str | Path):
         validation = load_for_model(validation, model.preprocessing, model.training_record).test
@@ -282,7 +283,7 @@ def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -
                 logits.append(original.log_probabilities(scores, model.n_classes))
     if not rows:
         raise LookalikeError("there are no validation images")
-    labels = _model_labels(model, batches.class_names, np.concatenate(labels_read))
+    labels = labels_in_model(np.concatenate(labels_read), batches.class_names, model.class_names, "validation")
     complete = sum(map(len, logits)) == len(labels) and bool(np.isfinite(np.concatenate(logits)).any(0).all())
     own_logits = np.concatenate(logits) if complete else None
     return Validation(torch.cat(rows), labels, own_logits, fingerprint, known_new)
@@ -309,24 +310,3 @@ def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: st
             "part of the data that was not converted"
         )
     return True
-
-
-def _model_labels(model: "PrototypeModel", names: list[str] | None, labels: np.ndarray) -> np.ndarray:
-    """Returns labels in the model's numbering, by class names if the data have them.
-
-    Raises:
-        LookalikeError: If a class with images is unknown to the model.
-    """
-    if names is None:
-        checks.class_indices("labels", labels, model.n_classes)
-        return np.asarray(labels, dtype=np.int64)
-    number = {name: k for k, name in enumerate(model.class_names)}
-    unknown = [names[k] for k in np.unique(labels) if names[k] not in number]
-    if unknown:
-        raise LookalikeError(
-            f"the validation images have a class '{visible(unknown[0])}', which the model does not know; its classes "
-            f"are {', '.join(map(visible, model.class_names[:8]))}"
-        )
-    numbers = np.array([number.get(name, -1) for name in names], dtype=np.int64)
-    renumbered: np.ndarray = numbers[labels]
-    return renumbered

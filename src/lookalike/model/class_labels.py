@@ -1,0 +1,44 @@
+"""The classes of data in a model's numbering."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from lookalike._core.errors import LookalikeError, listing
+from lookalike._core.names import visible
+from lookalike.encoder.class_names import are_numbers, match_names
+
+
+def labels_in_model(
+    labels: np.ndarray, names: Sequence[str] | None, model_names: Sequence[str], part: str
+) -> np.ndarray:
+    """Returns labels [N] in a model's numbering: matched by name if both have names, else as they are.
+
+    Args:
+        labels: Labels in the numbering of the data [N].
+        names: Names of the data's classes; None if they have none. Those without samples do not matter.
+        model_names: Names of the model's classes.
+        part: What the data are, for messages, e.g. ``"test"``.
+
+    Raises:
+        LookalikeError: If the data have a class that the model does not have.
+    """
+    labels = np.asarray(labels, dtype=np.int64)
+    if names is not None and list(names) != list(model_names):
+        present = np.unique(labels)
+        match = match_names([names[k] for k in present], model_names)
+        if match.complete:
+            numbers = np.full(len(names), -1)
+            numbers[present] = match.positions
+            renumbered: np.ndarray = numbers[labels]
+            return renumbered
+        if not are_numbers(model_names) or len(match.missing) < len(present):
+            unknown = (match.missing or match.ambiguous)[0]
+            raise LookalikeError(
+                f"the {part} data have a class '{visible(unknown)}', which is none of the model's: "
+                f"{listing(list(model_names), 8)}"
+            )
+    if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(model_names)):
+        label = int(labels.min() if labels.min() < 0 else labels.max())
+        raise LookalikeError(f"the {part} data have a class {label}; the model has {len(model_names)} classes from 0")
+    return labels
