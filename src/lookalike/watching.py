@@ -19,11 +19,11 @@ from lookalike._core.names import json_text, visible
 from lookalike._core.records import from_json, read_json
 from lookalike.doubt import Doubt, ExchangeabilityTest, conformal_p_values
 from lookalike.doubt.watched import Mode, WatchedImage, WatchReport, WatchState, image_id, upgraded
-from lookalike.encoder import dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
 from lookalike.model.doubting import confidences_of, doubt_of, novelty_of
+from lookalike.model.original import embed_and_score
 
 _KINDS = ("novelty", "confidence")  # the scores that are tested
 _MOST_UNFAMILIAR = 500  # embeddings of unfamiliar images that are kept, the latest
@@ -177,7 +177,7 @@ class Watch:
         """Names and identifies a batch, and embeds the images that were not watched before."""
         model, rows = self.model, list[Tensor]()
         given = None if names is None else checks.names("names", names)
-        dtype, known, read = dtype_of(model.encoder), set(self._seen), _Read([], [], [], torch.zeros(0))
+        known, read = set(self._seen), _Read([], [], [], torch.zeros(0))
         with torch.no_grad():
             for batch in model.read_inputs(images, batch_size):
                 for start in range(0, n_rows(batch.inputs), batch_size):
@@ -186,7 +186,7 @@ class Watch:
                     is_new = [self._is_new(read, row, part, name, given, known) for row, name in enumerate(own_names)]
                     if any(is_new):
                         new = part if all(is_new) else take_rows(part, torch.tensor(is_new))
-                        rows.append(model.encoder(place(new, model.device, dtype)))
+                        rows.append(embed_and_score(model, new)[0])
         if not read.ids:
             raise LookalikeError("there are no images in the batch")
         if given is not None:

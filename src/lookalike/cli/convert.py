@@ -155,7 +155,7 @@ def convert(
         ),
     ] = False,
     clusterer: Annotated[
-        str, typer.Option(help="kmeans, minibatch, bisecting, kmedoids or gmm.", rich_help_panel="Prototypes")
+        str, typer.Option(help="kmeans, faiss, minibatch, bisecting, kmedoids or gmm.", rich_help_panel="Prototypes")
     ] = "kmeans",
     temperature: Annotated[
         str,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lookalike._core.startup import import_torch
-from lookalike.cli.console import err, free_name, guarded, out, print_json, print_table, show_next
+from lookalike.cli.console import err, free_name, guarded, out, print_json, print_notes, print_table, show_next
 from lookalike.cli.options import (
     BatchSize,
     ClassOrderOption,
@@ -178,8 +178,7 @@ def evaluate(
     else:
         print_table("Scorecard", ["measure", "value", "better"], card.rows())
         _print_verdict(card)
-        for note in card.notes:
-            err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=not err.is_terminal)
+        print_notes(card.notes, as_error=True)
         if model.is_dir():
             given = {
                 "--labels": labels,
@@ -310,8 +309,7 @@ def report(
         )
         return
     _print_verdict(card)
-    for note in card.notes:
-        err.print(f"note: {note}", style="yellow", markup=False, soft_wrap=not err.is_terminal)
+    print_notes(card.notes, as_error=True)
     size = output.stat().st_size / 1e6
     out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
 

@@ -79,7 +79,7 @@ def evaluate(
         **options: Everything else, by name:
 
             - what is measured: ``sanity``, ``measures``, ``attributes``, ``masks``, ``scope``
-            - how much: ``n_images``, ``n_runs``, ``n_steps``, ``n_draws``, ``budget``
+            - how much: ``n_images``, ``n_runs``, ``n_steps``, ``n_draws``, ``noise``, ``budget``
             - relevance: ``composite``, ``rule``
             - reading: ``batch_size``, ``num_workers``, ``on_error``, ``precision``, ``test_embeddings``,
               ``train_embeddings``

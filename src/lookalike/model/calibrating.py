@@ -20,11 +20,11 @@ from lookalike.doubt.record import draws_of
 from lookalike.doubt.sets import check_coverage, set_scores, set_thresholds
 from lookalike.embedding import EmbeddingStore
 from lookalike.embedding.checking import check_store
-from lookalike.encoder import Encoder, dtype_of, place
+from lookalike.encoder import Encoder
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model.class_labels import labels_in_model
 from lookalike.model.doubting import ScoredSpace, confidences_of, margins_of, novelty_of, rescaled_log_probabilities
-from lookalike.model.original import OriginalClassifier
+from lookalike.model.original import OriginalClassifier, embed_and_score
 
 if TYPE_CHECKING:
     from lookalike.model.prototype_model import PrototypeModel
@@ -265,17 +265,12 @@ def read_validation(model: "PrototypeModel", validation: Any, batch_size: int) -
     fingerprint = batches.fingerprint()
     known_new = _check_new(model, batches, fingerprint)
     original = OriginalClassifier.of(model)
-    dtype = dtype_of(model.encoder)
     rows: list[Tensor] = []
     labels_read: list[np.ndarray] = []
     logits: list[np.ndarray] = []
     with torch.no_grad():
         for batch in batches:
-            inputs = place(batch.inputs, model.device, dtype)
-            if original is None:
-                embeddings, scores = model.encoder(inputs), None
-            else:
-                embeddings, scores = original.encoder.embed_and_score(inputs)
+            embeddings, scores = embed_and_score(model, batch.inputs)
             check_finite_rows(embeddings.isfinite().all(1), first=sum(map(len, rows)))
             rows.append(embeddings)
             labels_read.append(np.asarray(batch.labels))

@@ -102,7 +102,7 @@ def _check_prototypes(record: SavedModel, tensors: Mapping[str, Tensor]) -> None
         _require(bool(n_of_class.all()), f"class {record.class_names[int(n_of_class.argmin())]!r} has no prototypes")
     _require(bool((counts >= 0).all()), "prototypes.counts has negative numbers")
     _require(_within(purity, 0, 1), "prototypes.purity must lie between 0 and 1")
-    _require(bool((nearest >= -1).all()), "prototypes.nearest has negative numbers")
+    _require(bool((nearest >= -1).all()), "prototypes.nearest has numbers below -1")
     exists = nearest >= 0
     _require(
         bool((distances >= 0).all()) and is_finite(distances[exists]),
