@@ -163,7 +163,7 @@ def test_what_is_no_strict_json_is_refused(folder, content, message):
         ("prototypes.labels", lambda t: t - 1, "must be classes from 0 to 2"),
         ("prototypes.counts", lambda t: -t, "has negative numbers"),
         ("prototypes.purity", lambda t: t + 1, "between 0 and 1"),
-        ("prototypes.nearest", lambda t: t - 100, "has negative numbers"),
+        ("prototypes.nearest", lambda t: t - 100, "has numbers below -1"),
         ("prototypes.distances", lambda t: -t - 1, "finite and not negative"),
         ("prototypes.percentiles", lambda t: t + 1, "between 0 and 100"),
         ("prototypes.quantiles", lambda t: t.flip(1).contiguous(), "must not fall"),
