@@ -68,8 +68,6 @@ def convert_patches(
     started = time.perf_counter()
     model_preprocessing = preprocessing_that_comes_with(model)
     batches = as_batches(train, settings.reading, model_preprocessing)
-    if batches.is_random():
-        warn_of("the training images are augmented at random, and the patches with them; use the plain transform")
     first = next(iter(batches), None)
     if first is None or not isinstance(first.inputs, Tensor) or first.inputs.ndim != 4:
         raise LookalikeError("patches are parts of images: training images [N, C, H, W] are needed")

@@ -78,10 +78,6 @@ class Doubting:
         """
         from lookalike.model.calibrating import Promises, calibrate_model
 
-        if _model(self).has_patches:
-            raise LookalikeError(
-                "a model of patches is not calibrated: convert with level='image' to calibrate a model"
-            )
         promises = Promises(coverage, false_alarm, novelty, conservative)
         return calibrate_model(_model(self), validation, promises, seed=seed, batch_size=batch_size)
 
