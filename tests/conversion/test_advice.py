@@ -183,7 +183,8 @@ def test_a_similarity_that_was_made_by_hand_is_not_judged_by_its_name():
     data = (torch.from_numpy(store.embeddings), torch.from_numpy(store.labels))
     net = nn.Sequential(nn.Identity(), nn.Linear(2, 2))
     made = make_similarity("mahalanobis", {"shrinkage": 1.0})
-    assert "advice" not in convert(net, data, 1, made, advice=True, progress=False).provenance
+    with pytest.raises(LookalikeError, match="advice compares similarities by name"):
+        convert(net, data, 1, made, advice=True, progress=False)
     with pytest.raises(LookalikeError, match="class names"):
         convert(net, data, 1, "auto", class_names=["a"], progress=False)
 
