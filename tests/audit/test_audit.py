@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
+from torch import nn
 
 from lookalike import LookalikeError, convert
 from lookalike.audit import audit, check_labels
@@ -209,3 +210,10 @@ def test_numbers_of_images_have_the_right_noun():
     assert "1 training image, 0 test images." in page
     page = audit_page(Audit([], {"train": 1200, "test": 1}, None, None, None, []))
     assert "1,200 training images, 1 test image." in page
+
+
+def test_a_model_of_patches_is_refused_before_anything_is_read(blobs):
+    network = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    model = convert(network.eval(), blobs, n_prototypes=2, level="patch", progress=False)
+    with pytest.raises(LookalikeError, match="prototypes are parts of images"):
+        audit(model, blobs)

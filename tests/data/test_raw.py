@@ -257,3 +257,12 @@ def test_a_list_of_files_and_pictures_keeps_the_names_that_there_are(sem, folder
 def test_nonsense_is_refused_in_a_line(value):
     with pytest.raises(LookalikeError, match=r"lookalike\.data\.Preprocessing"):
         read_preprocessing(value)
+
+
+def test_pixels_with_channels_first_are_no_three_grey_images():
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    data = torch.rand(12, 3, 32, 32), torch.arange(12) % 3
+    model = convert(network.eval(), data, n_prototypes=1, progress=False, preprocessing=Preprocessing.square(32))
+    for given in (np.zeros((3, 40, 50), np.uint8), [np.zeros((3, 40, 50), np.uint8)]):
+        with pytest.raises(LookalikeError, match="have their channels first, or are 3 grey images"):
+            model.predict(given)

@@ -317,6 +317,9 @@ def test_a_script_repeats_a_session(session, tmp_path):
     session.restrict(1, (0, 0, 0.5, 0.5))
     session.add("1", image=DATA[0][3])
     session.show(2, 5)
+    session.show(2, None)
+    session.rename(0, "a")
+    session.rename(0, None)
     (tmp_path / "edits.yaml").write_text(script_of(session))
     other = MODEL.edit(DATA)
     for number, step in enumerate(read_script(tmp_path / "edits.yaml"), 1):

@@ -203,6 +203,11 @@ def audit(
         LookalikeError: If the data do not fit the model, or are too few, or ``sources`` does not fit them.
     """
     checks.one_of("ranking", ranking, ("prototypes", "cleanlab"))
+    if model.has_patches:
+        raise LookalikeError(
+            "an audit compares whole images, and this model's prototypes are parts of images: audit the data with a "
+            "model that was converted with level='image'"
+        )
     data = source_of(model, train, part="audited", progress=progress)
     tested = None if test is None else source_of(model, test, part="test", progress=progress)
     return audit_sources(model, data, tested, sources=sources, ranking=ranking, n_prototypes=n_prototypes, seed=seed)

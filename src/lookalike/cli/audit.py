@@ -78,7 +78,7 @@ def audit(
     audit = look(
         converted,
         train,
-        None if train_only else test,
+        None if train_only or not len(bundle.test) else test,
         sources=source_reader,
         ranking=ranking,  # type: ignore[arg-type]
         seed=seed,

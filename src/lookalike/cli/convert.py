@@ -317,7 +317,7 @@ def _show_next_step(model: "PrototypeModel", output: Path, data: str | None, opt
     if advice:
         print_line(advice["sentence"])
     if data is None:
-        show_next("explain", str(output), "IMAGE", "-o", free_name("explanation.png"), network=options["--network"])
+        show_next("explain", str(output), "IMAGE", "-o", free_name("explanations"), network=options["--network"])
         return
     needed = [word for name, value in options.items() if value is not None for word in (name, value)]
     show_next("report", str(output), data, *needed, "-o", free_name("report.html"))

@@ -82,6 +82,11 @@ def _list_images(data: Any, row_shape: Sequence[int] | None) -> list[Any] | None
     if isinstance(data, Image.Image):
         return [data]
     if isinstance(data, np.ndarray) and _are_pixels(data, row_shape):
+        if data.ndim == 3 and data.shape[-1] not in _PIXEL_CHANNELS and len(data) in (3, 4):
+            raise LookalikeError(
+                f"pixels of shape {list(data.shape)} have their channels first, or are {len(data)} grey images: give "
+                "colours last, x.transpose(1, 2, 0), or grey images as [N, H, W, 1]"
+            )
         return [data] if data.ndim == 2 or (data.ndim == 3 and data.shape[-1] in _PIXEL_CHANNELS) else list(data)
     if isinstance(data, list) and data:
         images_per_item = [_list_images(item, row_shape) for item in data]

@@ -94,8 +94,10 @@ def _read_file(path: str | Path) -> bytes | None:
         status = os.fstat(file)
         if not stat.S_ISREG(status.st_mode) or not len(_START) <= status.st_size <= _MAX_BYTES:
             return None
-        if status.st_size > _READ_AT_ONCE and os.pread(file, len(_START), 0) != _START:
-            return None
+        if status.st_size > _READ_AT_ONCE:
+            if os.read(file, len(_START)) != _START:
+                return None
+            os.lseek(file, 0, os.SEEK_SET)  # Windows has no os.pread
         content = os.read(file, status.st_size)
     finally:
         os.close(file)

@@ -6,6 +6,7 @@
 - add: {class_name: cat, image: photos/cat-17.jpg}
 """
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,14 @@ def script_of(session: EditSession) -> str:
 
     steps = []
     for entry in session.history.path():
-        arguments = {key: value for key, value in (entry.edit or {}).items() if key != "edit" and value is not None}
+        edit = entry.edit or {}
+        defaults = {field.name: field.default for field in dataclasses.fields(EDITS[str(edit["edit"])])}
+        # None is an argument of its own where it is no default: it removes a name, or shows the nearest image again
+        arguments = {
+            key: value
+            for key, value in edit.items()
+            if key != "edit" and not (value is None and defaults.get(key) is None)
+        }
         step: dict[str, Any] = {str((entry.edit or {})["edit"]): _plain(arguments)}
         if entry.note:
             step["note"] = entry.note

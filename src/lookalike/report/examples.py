@@ -177,9 +177,9 @@ def explain_examples(
             f"heat-maps were made for {pace.n_mapped:,} of the {len(entries):,} test images shown, of "
             f"{len(rows_shown):,}, wrong and disagreeing ones first: the time was over"
         )
-    elif len(rows_mapped) < len(rows_shown):
+    elif (pace.n_mapped or not rows_mapped) and len(rows_mapped) < len(rows_shown):
         notes.append(
-            f"heat-maps were made for {len(rows_mapped):,} of the {len(rows_shown):,} test images shown, wrong and "
+            f"heat-maps were made for {pace.n_mapped:,} of the {len(rows_shown):,} test images shown, wrong and "
             "disagreeing ones first (option --maps)"
         )
     numbers = [int(store.indices[entry["row"]]) for entry in entries]

@@ -78,6 +78,8 @@ def _explained_of(labels: list[int], n_wrong: Tensor) -> tuple[int, str]:
 
 def _training_images(material: Material, label: int) -> _Cause:
     """Compares the number of training images; classes with as few that are mostly right are named, against it."""
+    if material.model.has_patches:  # which counts patches
+        return _Cause()
     counts = torch.zeros(material.model.n_classes, dtype=torch.long)
     counts.index_add_(0, material.model.prototypes.labels.cpu(), material.model.prototypes.counts.cpu().long())
     own, median = int(counts[label]), float(counts.double().quantile(0.5))
@@ -98,6 +100,8 @@ def _training_images(material: Material, label: int) -> _Cause:
 
 
 def _purity(material: Material, label: int) -> _Cause:
+    if material.model.has_patches:  # which counts patches
+        return _Cause()
     p = material.model.prototypes
     labels, purity = p.labels.cpu(), p.purity.cpu()
     of_classes = [purity[(labels == k) & ~purity.isnan()] for k in range(material.model.n_classes)]
@@ -119,6 +123,8 @@ def _purity(material: Material, label: int) -> _Cause:
 
 
 def _starved(material: Material, label: int) -> _Cause:
+    if material.model.has_patches:  # which counts patches
+        return _Cause()
     p = material.model.prototypes
     counts, is_own = p.counts.cpu(), p.labels.cpu() == label
     numbers = torch.nonzero(is_own & (counts < _STARVED))[:, 0].tolist()
@@ -191,6 +197,8 @@ def _spreads(material: Material, store: EmbeddingStore, vectors: Tensor, labels:
 
 def _unfamiliar(material: Material, label: int) -> _Cause:
     entries = material.examples.entries
+    if not entries or any(entry["unfamiliar"] is None for entry in entries):  # it was not tested
+        return _Cause()
     flags: dict[bool, list[bool]] = {True: [], False: []}
     for entry in entries:
         flags[entry["label"] == label].append(bool(entry["unfamiliar"]))
