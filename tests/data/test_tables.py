@@ -60,6 +60,13 @@ def test_numbers_are_classes_in_their_own_order(tmp_path):
     assert layout.class_names == ["1", "9", "10"]
 
 
+def test_whole_numbers_that_pandas_writes_with_a_dot_are_the_same_classes(tmp_path):
+    layout = read(tmp_path, "file,label\n1.png,10.0\n2.png,9.0\n3.png,\n4.png,1.0\n")
+    assert layout.class_names == ["1", "9", "10"]
+    other = read(tmp_path / "b", "file,label\n1.png,10.5\n2.png,9.0\n4.png,1.0\n")
+    assert set(other.class_names) == {"10.5", "9.0", "1.0"}
+
+
 def test_a_column_or_the_folders_tell_the_parts(tmp_path):
     told = read(
         tmp_path / "a", "file,label,split\n1.png,ant,train\n2.png,bee,Training\n3.png,ant,test\n4.png,bee,val\n"

@@ -1,5 +1,6 @@
 """Reads tables of labels: finds the columns of files, classes and parts, and the file that each row names."""
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _FILE = _words(
     "image_file image_filename image img images image_id img_id imageid id_code image_index isic_id picture photo "
     "name id"
 )
+_WHOLE_NUMBER = re.compile(r"[0-9]+(\.0*)?")
 _LABEL = _words(
     "label labels class classes class_name classname class_label label_name category category_name categories target y "
     "diagnosis dx breed species ground_truth gt tag level cls class_id label_id"
@@ -261,7 +263,7 @@ def _labels(table: Table, source: Source, file_column: int) -> list[str]:
         LookalikeError: If no column has classes, or two columns have different ones.
     """
     if table.header is None:
-        return table.column(1 - file_column)
+        return _as_whole_numbers(table.column(1 - file_column))
     header = [_column_key(name) for name in table.header]
     if source.label_column is not None:
         if _column_key(source.label_column) not in header:
@@ -269,11 +271,11 @@ def _labels(table: Table, source: Source, file_column: int) -> list[str]:
                 f"the table {str(source.path)!r} has no column {source.label_column!r}, only "
                 f"{', '.join(map(repr, table.header))}"
             )
-        return table.column(header.index(_column_key(source.label_column)))
+        return _as_whole_numbers(table.column(header.index(_column_key(source.label_column))))
     candidates = [header.index(name) for name in _LABEL if name in header and header.index(name) != file_column]
     if not candidates:
         return _labels_from_flags(table, source, file_column)
-    columns = {table.header[k]: table.column(k) for k in candidates}
+    columns = {table.header[k]: _as_whole_numbers(table.column(k)) for k in candidates}
     # A column of names is preferred to one of numbers. Others are fine if they say the same, one to one: "label" 0, 1
     # beside "species" cat, dog.
     with_names = [name for name, cells in columns.items() if not all(cell.isdecimal() for cell in cells if cell)]
@@ -286,6 +288,12 @@ def _labels(table: Table, source: Source, file_column: int) -> list[str]:
                 f"--labels {source.path}:{preferred}"
             )
     return columns[preferred]
+
+
+def _as_whole_numbers(cells: list[str]) -> list[str]:
+    """Returns 10 for 10.0 where all cells are whole numbers: pandas writes them so if one of the rows has none."""
+    are_numbers = all(_WHOLE_NUMBER.fullmatch(cell) for cell in cells if cell)
+    return [cell.partition(".")[0] for cell in cells] if are_numbers else cells
 
 
 def _labels_from_flags(table: Table, source: Source, file_column: int) -> list[str]:
