@@ -14,6 +14,7 @@ from lookalike.encoder.side_by_side import SideBySide
 from lookalike.metrics.black_box import BlackBox, Precision, at_precision
 from lookalike.metrics.robustness import ordering_rows
 from lookalike.model import PrototypeModel
+from lookalike.model.similarity import at_least_float32
 
 Result = TypeVar("Result")
 
@@ -45,7 +46,7 @@ class Passes:
 
     def embeddings(self, inputs: Tensor) -> Tensor:
         """Returns the model's embeddings [n, D] in float32, whatever precision the network runs in."""
-        return _in_float32(torch.cat(self._run(self.model.encoder, inputs, _embed)))
+        return at_least_float32(torch.cat(self._run(self.model.encoder, inputs, _embed)))
 
     def probabilities(self, inputs: Tensor) -> Tensor:
         """Returns the model's class probabilities [n, K]."""
@@ -65,7 +66,7 @@ class Passes:
         results = self._run(self.model.encoder, inputs, _embed_and_score)
         embeddings, scores = (torch.cat(parts) for parts in zip(*results, strict=True))
         return (
-            self.model.probabilities_of(_in_float32(embeddings)),
+            self.model.probabilities_of(embeddings),
             self.black_box.outputs.probabilities(scores.float()),
         )
 
@@ -125,7 +126,3 @@ def _score(encoder: Encoder, rows: Tensor) -> Tensor:
 
 def _embed_and_score(encoder: Encoder, rows: Tensor) -> tuple[Tensor, Tensor | None]:
     return encoder.embed_and_score(rows)
-
-
-def _in_float32(embeddings: Tensor) -> Tensor:
-    return embeddings.float() if embeddings.dtype in (torch.bfloat16, torch.float16) else embeddings

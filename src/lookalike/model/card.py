@@ -51,7 +51,6 @@ def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
     is_random_split = isinstance(split, dict) and split.get("by") == "seed"
     return {
         "made_by": _made_by(record),
-        "is_converted": record.classifier.name == NearestPrototype.name,
         "method": _cell(provenance.get("method", "unknown means")),
         "network": network,
         "network_class": encoder.network,

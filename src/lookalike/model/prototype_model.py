@@ -158,12 +158,10 @@ class PrototypeModel(Doubting, Onward, nn.Module):
     def evidence_of(self, embeddings: Tensor) -> Tensor:
         """Returns what the classifier decides by: similarities [N, P], or those of each patch [N, S, P]."""
         vectors = self.prototypes.vectors
-        if isinstance(embeddings, Tensor):
-            embeddings = at_least_float32(embeddings)
         if not self.has_patches:
             if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] != vectors.shape[1]:
                 raise checks.unfit("embeddings", embeddings, f"a tensor [N, {vectors.shape[1]}]")
-            return self.similarity(embeddings, vectors)  # type: ignore[no-any-return]
+            return self.similarity(at_least_float32(embeddings), vectors)  # type: ignore[no-any-return]
         patches = self.patches_of(embeddings)
         similarities: Tensor = self.similarity(patches.flatten(0, 1), vectors)
         by_patch: Tensor = similarities.unflatten(0, patches.shape[:2])
