@@ -3,9 +3,11 @@
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 
 from lookalike._core import checks
 from lookalike.conversion.clustering import CLUSTERERS, Array, cluster, count_distinct
+from lookalike.embedding.silhouette import pairwise_distances, silhouettes_of_distances
 
 _AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
 LEAST_PER_PROTOTYPE = 3  # images; a prototype of one or two images is these images, and not what they share [ours]
@@ -61,13 +63,10 @@ def _silhouettes(points: Array, numbers: Iterable[int], clusterer: str, seed: in
 
     A cluster of one or two images is these images, such as several pictures of one object: no new image is like it.
     """
-    from sklearn.metrics import pairwise_distances, silhouette_score
-
-    distances = pairwise_distances(points)
-    np.fill_diagonal(distances, 0)
+    distances = pairwise_distances(torch.as_tensor(points))
     scores = {}
     for k in numbers:
         labels = cluster(points, k, clusterer, n_init=3, seed=seed).labels
         if labels.max() > 0 and np.bincount(labels).min() >= LEAST_PER_PROTOTYPE:
-            scores[k] = float(silhouette_score(distances, labels, metric="precomputed"))
+            scores[k] = float(silhouettes_of_distances(distances, labels, labels).mean())
     return scores

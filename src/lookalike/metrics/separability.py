@@ -11,9 +11,11 @@ from torch import Tensor
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_torch_settings
+from lookalike.embedding.silhouette import silhouettes
 from lookalike.model.similarity import euclidean_distances
 
 _CELLS = 8_000_000  # most distances in memory
+_MOST_COMPARED = 30_000  # samples of which all pairs are compared
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def separability(
         labels: Their classes [N].
         prototypes: Prototypes [P, D].
         prototype_labels: Their classes [P].
-        per_class: Maximum number of samples per class for the silhouette.
+        per_class: Maximum number of samples per class for the silhouette; with more than 30,000 in all, each class has
+            fewer.
         seed: Seed for drawing these samples.
         project: Maps embeddings and prototypes into the space in which they are compared.
 
@@ -97,9 +100,9 @@ def separability(
         for rows in slices
     ]
     own_distance, rival_distance, rival_class = (torch.cat(column).cpu() for column in zip(*distances, strict=True))
-    silhouettes = _silhouettes(projected, labels.numpy(), per_class, seed)
+    means = _silhouettes(projected, labels.numpy(), per_class, seed)
     return [
-        _class_separability(k, labels == k, own_distance, rival_distance, rival_class, silhouettes.get(k, float("nan")))
+        _class_separability(k, labels == k, own_distance, rival_distance, rival_class, means.get(k, float("nan")))
         for k in labels.unique().tolist()
     ]
 
@@ -117,14 +120,13 @@ def _silhouettes(
     projected: Callable[[np.ndarray], Tensor], labels: np.ndarray, per_class: int, seed: int
 ) -> dict[int, float]:
     """Returns the mean silhouette of a random subset of each class; empty if it is undefined."""
-    from sklearn.metrics import silhouette_samples
-
     rng = np.random.default_rng(seed)
     present = np.unique(labels)
+    per_class = max(2, min(per_class, _MOST_COMPARED // len(present)))
     rows = np.sort(np.concatenate([rng.permutation(np.flatnonzero(labels == k))[:per_class] for k in present]))
     if not 1 < len(present) < len(rows):
         return {}
-    values = silhouette_samples(projected(rows).double().cpu().numpy(), labels[rows])
+    values = silhouettes(projected(rows), labels[rows])
     return {int(k): float(values[labels[rows] == k].mean()) for k in present}
 
 
