@@ -6,6 +6,7 @@ import shutil
 import pytest
 from typer.testing import CliRunner
 
+from lookalike import LookalikeError
 from lookalike.cli import app
 
 RUNNER = CliRunner()
@@ -45,12 +46,27 @@ def test_a_table_of_labels_serves_every_command(flat_folder, network_file, tmp_p
     audit = ["audit", flat_folder, "--model", model, "--network", network]
     assert "suspects" in json.loads(run(*audit, *labels, "--json").stdout)
     assert "no folder for each class" in run(*audit, code=2).stderr
+    (tmp_path / "e.yaml").write_text("- drop: {prototypes: [0]}\n")
+    edit = ["edit", model, tmp_path / "e.yaml", "--network", network, "--data", flat_folder]
+    assert (
+        json.loads(run(*edit, *labels, "--dry-run", "--json").stdout)["log"][0]["effect"]["part"] == "held-out training"
+    )
+    assert "no folder for each class" in run(*edit, code=2).stderr
     for command in (["evaluate", model], ["report", model], ["convert", network]):
         options = ["--network", network] if command[0] != "convert" else ["-o", tmp_path / "x"]
         errors = run(*command, flat_folder, *options, code=2).stderr
         assert "no folder for each class" in errors
     errors = run("train", "blackbox", "-d", flat_folder, "--labels", "none.csv", "-o", tmp_path / "t", code=2).stderr
     assert "error: the table of labels 'none.csv' does not exist" in errors
+
+
+def test_the_studio_takes_the_table_too(monkeypatch):
+    def given(_, data, **__):
+        raise LookalikeError(f"{data.data}, {data.labels}, {data.corrections}")
+
+    monkeypatch.setattr("lookalike.cli.studio.open_for_editing", given)
+    command = ["studio", "model", "folder", "--labels", "classes.csv", "--corrections", "c.csv"]
+    assert "error: folder, classes.csv, c.csv" in run(*command, code=2).stderr
 
 
 def test_predictions_and_explanations_tell_what_was_passed_over(flat_folder, network_file, image_folder, tmp_path):

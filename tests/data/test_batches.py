@@ -71,7 +71,7 @@ def test_every_kind_of_data_gives_the_same_rows_in_order(kind):
 def test_a_loaders_subset_stays_a_subset():
     loader = DataLoader(TensorDataset(X, Y), sampler=SubsetRandomSampler([8, 1, 5]), batch_size=2)
     assert np.concatenate([part.indices for part in Batches(loader)]).tolist() == [1, 5, 8]
-    weighted = WeightedRandomSampler([0.0, 0, 1, 0, 0, 0, 0, 0, 0, 0], 6)
+    weighted = WeightedRandomSampler([0.1, 5, 1, 1, 1, 1, 1, 1, 1, 1], 6)
     for loader in (
         DataLoader(TensorDataset(X, Y), sampler=weighted, batch_size=2),
         DataLoader(TensorDataset(X, Y), batch_size=None),
@@ -79,6 +79,13 @@ def test_a_loaders_subset_stays_a_subset():
         assert len(Batches(loader)) == 10  # chance does not decide what a prototype stands for
     loader = DataLoader(TensorDataset(X, Y), batch_sampler=[[3, 4], [9]])
     assert np.concatenate([part.indices for part in Batches(loader)]).tolist() == [3, 4, 9]
+
+
+@pytest.mark.parametrize("batch_size", [2, None])
+def test_samples_without_weight_are_left_out(batch_size):
+    weighted = WeightedRandomSampler([0.0, 0, 1, 0.5, 0, 0, 0, 2, 0, 0], 20)
+    loader = DataLoader(TensorDataset(X, Y), sampler=weighted, batch_size=batch_size)
+    assert np.concatenate([part.indices for part in Batches(loader, 4)]).tolist() == [2, 3, 7]
 
 
 def test_class_names_come_from_the_data():

@@ -23,6 +23,8 @@ def test_corrected_labels_replace_those_of_the_data(bundle, tmp_path):
     assert corrected.train[0][1] == 1
     assert (bundle.train.labels == before).all()
     assert corrected.train.fingerprint() != bundle.train.fingerprint()
+    (tmp_path / "c.csv").write_text(f"{HEAD}0,elsewhere/00.png,ant,bee\n9,,bee,cat\n0,,ant,bee\n")
+    assert with_corrections(bundle, tmp_path / "c.csv").notes == corrected.notes
     assert corrected.notes[-1] == "2 training labels corrected by 'c.csv'"
 
 
@@ -34,6 +36,7 @@ def test_corrected_labels_replace_those_of_the_data(bundle, tmp_path):
         ("0,,ant,dog", "line 2: there is no class 'dog'"),
         ("24,,ant,bee", "no training sample '24'; there are 24"),
         ("-1,,ant,bee", "no training sample '-1'"),
+        ("0,,ant,bee\n0,,ant,cat", "line 3: sample 0 should be 'cat' here and 'bee' in line 2; leave one of them out"),
     ],
 )
 def test_corrections_of_other_data_are_refused(bundle, tmp_path, row, message):

@@ -57,11 +57,28 @@ def test_sizes_and_arrays():
         ({"convention": "keras"}, "convention must be one of"),
         ({"pad": (0, 5)}, "pad must be of whole numbers of pixels"),
         ({"convention": "transformers", "interpolation": "box"}, "torch has no interpolation 'box'"),
+        ({"fill": (0, 256, 0)}, "fill must be 1 or 3 whole numbers of 0 to 255"),
+        ({"fill": "white"}, "fill must be 1 or 3 whole numbers of 0 to 255, not 'white'"),
+        ({"window": (0.5, 0)}, "window must be a number above 0, not 0"),
+        ({"window": 0.5}, r"window must be \(height, width\), as shares"),
+        ({"pad": 8}, r"pad must be \(height, width\), of whole numbers of pixels"),
     ],
 )
 def test_nonsense_is_told(options, message):
     with pytest.raises(LookalikeError, match=message):
         Preprocessing(None, None, **options)
+
+
+def test_lists_and_arrays_are_the_tuples_that_they_stand_for():
+    """A list would be equal to no tuple, and has no hash."""
+    mean = [0.5, 0.4, 0.3]
+    given = Preprocessing([36], np.array([32, 32]), mean, torch.tensor(mean), fill=[9], window=[0.5, 1], pad=[40, 40])
+    std = tuple(torch.tensor(mean).tolist())
+    expected = Preprocessing(36, (32, 32), tuple(mean), std, fill=(9,), window=(0.5, 1.0), pad=(40, 40))
+    assert given == expected
+    assert hash(given) == hash(expected)
+    assert Preprocessing.from_dict(given.to_dict()) == expected
+    assert Preprocessing([30, 20], None).output_size == (30, 20)
 
 
 @pytest.mark.parametrize("value_range", [(1, 0), (0, 0), (0, float("nan")), (0, float("inf")), (0,), "ab", 5])

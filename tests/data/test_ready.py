@@ -92,8 +92,9 @@ def test_a_stream_of_batches_is_converted():
     torch.testing.assert_close(model.prototypes.vectors, convert(net, (X, Y), n_prototypes=1).prototypes.vectors)
 
 
-def test_a_single_image_with_a_one_hot_label_is_no_batch():
-    singles = [(x, nn.functional.one_hot(y, 3).float()) for x, y in SINGLES]
+@pytest.mark.parametrize("kind", [torch.float32, torch.int64, torch.bool])
+def test_a_single_image_with_a_one_hot_label_is_no_batch(kind):
+    singles = [(x, nn.functional.one_hot(y, 3).to(kind)) for x, y in SINGLES]
     assert np.concatenate([batch.labels for batch in Batches(Stream(singles), 6)]).tolist() == Y.tolist()
 
 

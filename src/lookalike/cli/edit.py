@@ -12,6 +12,7 @@ from lookalike.cli.options import (
     Corrections,
     Device,
     Json,
+    Labels,
     Network,
     OnError,
     Overwrite,
@@ -49,12 +50,14 @@ class EditedData:
     Attributes:
         data: The data of the conversion, or None.
         validation: Data to judge edits on, or None.
+        labels: Table of the classes of ``data``'s image files, or None.
         corrections: Corrected training labels that the conversion was given, or None.
         on_error: What to do about an image that cannot be read, ``"stop"`` or ``"skip"``.
     """
 
     data: str | None
     validation: str | None = None
+    labels: str | None = None
     corrections: Path | None = None
     on_error: Literal["stop", "skip"] = "stop"
 
@@ -67,6 +70,7 @@ def edit(
     ] = None,
     data: TrainingData = None,
     validation: Validation = None,
+    labels: Labels = None,
     corrections: Corrections = None,
     on_error: OnError = "stop",
     output: Annotated[
@@ -104,7 +108,7 @@ def edit(
         try_writing(model)
     steps = [] if script is None else read_script(script)
     session = open_for_editing(
-        model, EditedData(data, validation, corrections, on_error), network=network, device=device, who=who
+        model, EditedData(data, validation, labels, corrections, on_error), network=network, device=device, who=who
     )
     revision = session.history.revision
     for _ in range(undo):
@@ -165,7 +169,9 @@ def open_for_editing(
         options["validation"] = Batches(bundle.test, on_error=given.on_error)
     if given.data is not None:
         seed = split_seed_of(converted, None)
-        bundle = load_corrected(given.data, preprocessing, given.corrections, seed=seed, min_classes=1)
+        bundle = load_corrected(
+            given.data, preprocessing, given.corrections, seed=seed, labels=given.labels, min_classes=1
+        )
         train = Batches(bundle.train, on_error=given.on_error)
         options["test"] = lambda: Batches(with_roles(bundle, converted.training_record).test, on_error=given.on_error)
     return open_session(model, train, network=built, **options)

@@ -7,7 +7,7 @@ import typer
 
 from lookalike.cli.console import guarded, print_json, print_line, say
 from lookalike.cli.edit import EditedData, Validation, Who, open_for_editing
-from lookalike.cli.options import Corrections, Device, Json, Network, OnError, SavedModel
+from lookalike.cli.options import Corrections, Device, Json, Labels, Network, OnError, SavedModel
 
 
 @guarded
@@ -17,6 +17,7 @@ def studio(
         str, typer.Argument(metavar="DATA", help="The folder or data set that the model was converted with.")
     ],
     validation: Validation = None,
+    labels: Labels = None,
     corrections: Corrections = None,
     on_error: OnError = "stop",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine; 0 takes a free one.")] = 0,
@@ -33,7 +34,7 @@ def studio(
 
     say("Embedding the training data…")
     session = open_for_editing(
-        model, EditedData(data, validation, corrections, on_error), network=network, device=device, who=who
+        model, EditedData(data, validation, labels, corrections, on_error), network=network, device=device, who=who
     )
     with StudioServer(Desk(session, model), port) as server:
         if json:

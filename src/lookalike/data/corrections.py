@@ -32,7 +32,8 @@ def with_corrections(bundle: "DataBundle", path: str | Path) -> "DataBundle":
             file's name, its label in the data, and the label that it should have.
 
     Raises:
-        LookalikeError: If the table is none, or a row does not fit the data; the message names the row.
+        LookalikeError: If the table is none, a row does not fit the data, or two rows contradict each other; the
+            message names the row.
     """
     path = checks.path("corrections", path)
     labels = getattr(bundle.train, "labels", None)
@@ -43,7 +44,7 @@ def with_corrections(bundle: "DataBundle", path: str | Path) -> "DataBundle":
         )
     named = Batches(bundle.train)
     corrected_labels = labels.copy()
-    n_rows = 0
+    line_of: dict[int, int] = {}
     for number, row in _rows(path):
         sample = _sample_of(row["sample"], len(labels), number, path)
         present = bundle.class_names[int(labels[sample])]
@@ -63,11 +64,15 @@ def with_corrections(bundle: "DataBundle", path: str | Path) -> "DataBundle":
         ]
         if not classes:
             raise LookalikeError(f"{str(path)!r}, line {number}: there is no class {shown(row['corrected'])}")
+        if line_of.setdefault(sample, number) != number and corrected_labels[sample] != classes[0]:
+            raise LookalikeError(
+                f"{str(path)!r}, line {number}: sample {sample} should be {shown(row['corrected'])} here and "
+                f"{bundle.class_names[corrected_labels[sample]]!r} in line {line_of[sample]}; leave one of them out"
+            )
         corrected_labels[sample] = classes[0]
-        n_rows += 1
     train: Any = copy.copy(bundle.train)
     train.labels = corrected_labels
-    note = f"{counted(n_rows, 'training label')} corrected by {path.name!r}"
+    note = f"{counted(len(line_of), 'training label')} corrected by {path.name!r}"
     return replace(bundle, train=train, notes=(*bundle.notes, note))
 
 

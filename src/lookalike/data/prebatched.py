@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
-from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data._utils.collate import default_convert
 
 from lookalike._core.errors import LookalikeError
+from lookalike.data.sampled_rows import draws_by_rule, rows_with_weight
 from lookalike.data.samples import split_item
+
+_COLOURS = 3
 
 
 def unbatched(loader: DataLoader[Any]) -> tuple[Any, np.ndarray | None]:
@@ -58,7 +61,8 @@ def peek(dataset: Any) -> tuple[IterableDataset[Any], bool]:
 def _is_batch(item: Any) -> bool:
     """Says whether an item is a batch: it has as many labels as its inputs have rows.
 
-    A single image [C, H, W] with a one-hot label of C classes is no batch, though its lengths agree.
+    A single image [C, H, W] with a one-hot label of C classes is no batch, though its lengths agree. Whole numbers 0
+    and 1 could be the labels of C grey images [H, W] too, which are rarely stored so; with three, it is a colour image.
     """
     try:
         x, y = split_item(item, 0)
@@ -71,7 +75,8 @@ def _is_batch(item: Any) -> bool:
     if labels.ndim == 0 or len(labels) != len(first):
         return False
     one_hot = labels.ndim == 1 and bool(((labels == 0) | (labels == 1)).all()) and float(labels.sum()) == 1
-    return first.ndim >= 4 or not (one_hot and first.ndim == 3 and _is_floating(labels))
+    is_label = one_hot and first.ndim == 3 and (_is_floating(labels) or len(labels) == _COLOURS)
+    return first.ndim >= 4 or not is_label
 
 
 def _is_floating(labels: Any) -> bool:
@@ -92,8 +97,9 @@ def _draw(loader: DataLoader[Any]) -> tuple[list[Any], np.ndarray | None]:
         the samples; None for all samples, or if the sampler yields lists of indices.
     """
     sampler: Any = loader.sampler
-    if isinstance(sampler, SequentialSampler | RandomSampler):
-        return list(range(min(1, len(loader.dataset)))), None  # type: ignore[arg-type]
+    if draws_by_rule(sampler):
+        rows = rows_with_weight(sampler, len(loader.dataset))  # type: ignore[arg-type]
+        return list(range(min(1, len(loader.dataset)))) if rows is None else rows[:1].tolist(), rows  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]):
         drawn = list(sampler)
     are_indices = all(isinstance(index, int | np.integer) for index in drawn)

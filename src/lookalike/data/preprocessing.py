@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ class Preprocessing:
         interpolation: ``"nearest"``, ``"bilinear"``, ``"bicubic"``, ``"lanczos"``, ``"box"`` or ``"hamming"``.
         fit: How an image is resized to a ``resize`` of (height, width): ``"stretch"`` it to that size, or keep the
             aspect ratio and ``"cover"`` that size, or be ``"contain"``-ed in it.
-        fill: Colour of the border if an image is smaller than the crop, 0…255 per channel or one number for all.
+        fill: Colour of the border if an image is smaller than the crop, 0…255 per channel or one number for all; a
+            grey image takes the mean.
         window: (height, width) of a centre crop before the resizing, as shares of the image's shorter side.
         pad: (height, width) to which the normalised image is padded with zeros, at the right and the bottom.
         convention: The library whose resizing and cropping is reproduced exactly: ``"torchvision"`` (also timm),
@@ -105,11 +107,10 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            if not isinstance(values, Sequence) or isinstance(values, str):
-                raise checks.unfit(name, values, "1 or 3 numbers")
-            for value in values:
-                checks.number(name, value)
+            numbers = _as_tuple(getattr(self, name))
+            if not isinstance(numbers, tuple):
+                raise checks.unfit(name, numbers, "1 or 3 numbers")
+            object.__setattr__(self, name, tuple(checks.number(name, value) for value in numbers))
         _check_normalisation(self.mean, self.std)
         if self.value_range is not None:
             object.__setattr__(self, "value_range", checked_range(self.value_range))
@@ -125,11 +126,12 @@ class Preprocessing:
         ):
             if getattr(self, name) not in allowed:
                 raise LookalikeError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")
-        if self.resize is not None:
-            _check_sizes("resize", self.resize if isinstance(self.resize, Sequence) else (self.resize,), (1, 2))
-        for name in ("crop", "pad"):
+        for name in ("resize", "crop", "pad"):
             if getattr(self, name) is not None:
-                _check_sizes(name, getattr(self, name), (2,))
+                object.__setattr__(self, name, _sizes(name, getattr(self, name)))
+        object.__setattr__(self, "fill", _colour(self.fill))
+        if self.window is not None:
+            object.__setattr__(self, "window", _shares("window", self.window))
 
     @classmethod
     def square(cls, size: int, **options: Any) -> "Preprocessing":
@@ -427,8 +429,41 @@ def _check_normalisation(mean: tuple[float, ...], std: tuple[float, ...]) -> Non
         raise LookalikeError(f"std must be positive, not {std}")
 
 
-def _check_sizes(name: str, sizes: tuple[int, ...], lengths: tuple[int, ...]) -> None:
-    if not isinstance(sizes, tuple | list) or len(sizes) not in lengths:
-        raise checks.unfit(name, sizes, "of whole numbers of pixels, at least 1")
-    if any(not isinstance(size, int) or isinstance(size, bool) or size < 1 for size in sizes):
-        raise LookalikeError(f"{name} must be of whole numbers of pixels, at least 1, not {sizes}")
+def _as_tuple(values: Any) -> Any:
+    """Returns lists and arrays of one axis as tuples of Python's numbers, and all else as it is."""
+    if isinstance(values, np.ndarray | Tensor) and values.ndim == 1:
+        values = values.tolist()
+    return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str | bytes) else values
+
+
+def _sizes(name: str, sizes: Any) -> int | tuple[int, int]:
+    """Returns a checked (height, width), or the length of the shorter side, which ``resize`` may be."""
+    expected = "of whole numbers of pixels, at least 1"
+    found = _as_tuple(sizes)
+    numbers = found if isinstance(found, tuple) else (found,)
+    if len(numbers) != 2 and (name != "resize" or len(numbers) != 1):
+        raise checks.unfit(name, sizes, f"(height, width), {expected}")
+    if any(not isinstance(size, Integral) or isinstance(size, bool) or size < 1 for size in numbers):
+        raise LookalikeError(f"{name} must be {expected}, not {sizes}")
+    return int(numbers[0]) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
+
+
+def _colour(fill: Any) -> tuple[int, ...]:
+    """Returns the checked colour of the border."""
+    found = _as_tuple(fill)
+    levels = found if isinstance(found, tuple) else (found,)
+    if len(levels) not in (1, 3) or not all(_is_level(level) for level in levels):
+        raise checks.unfit("fill", fill, "1 or 3 whole numbers of 0 to 255")
+    return tuple(int(level) for level in levels)
+
+
+def _is_level(value: Any) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and 0 <= int(value) <= 255
+
+
+def _shares(name: str, shares: Any) -> tuple[float, float]:
+    found = _as_tuple(shares)
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise checks.unfit(name, shares, "(height, width), as shares of an image's shorter side")
+    height, width = (checks.number(name, share, above=0) for share in found)
+    return height, width

@@ -23,11 +23,29 @@ def rows_drawn_by(loader: DataLoader[Any]) -> np.ndarray | None:
         return None
     batch_sampler: Any = loader.batch_sampler
     sampler: Any = batch_sampler.sampler if type(batch_sampler) is BatchSampler else None
-    if batch_sampler is None or isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler):
-        return None  # prototypes must not depend on a random order or on random draws: every sample is read once
+    if batch_sampler is None:
+        return None
+    if draws_by_rule(sampler):
+        return rows_with_weight(sampler, len(loader.dataset))  # type: ignore[arg-type]
     restore = _save_random_states(sampler, batch_sampler)
     drawn = undoing(restore, lambda: list(sampler) if sampler is not None else _flatten(batch_sampler))
     return np.unique(np.asarray(drawn, dtype=np.int64))
+
+
+def draws_by_rule(sampler: Any) -> bool:
+    """Whether a sampler draws from all samples, in order or by chance.
+
+    Prototypes must not depend on a random order or on random draws: every sample that can be drawn is read once.
+    """
+    return isinstance(sampler, SequentialSampler | RandomSampler | WeightedRandomSampler)
+
+
+def rows_with_weight(sampler: Any, n_samples: int) -> np.ndarray | None:
+    """Returns the samples that such a sampler can draw, ascending; None for all ``n_samples``."""
+    if not isinstance(sampler, WeightedRandomSampler):
+        return None
+    rows = np.flatnonzero(np.asarray(sampler.weights) > 0)
+    return None if len(rows) == n_samples else rows
 
 
 def _save_random_states(*samplers: Any) -> Callable[[], None]:
