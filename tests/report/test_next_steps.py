@@ -10,7 +10,8 @@ import typer
 from torch import nn
 from typer.testing import CliRunner
 
-from lookalike import convert
+from lookalike import LookalikeError, convert
+from lookalike.audit import audit
 from lookalike.cli import app
 from lookalike.report import write_report
 from lookalike.report.commands import Commands
@@ -61,6 +62,23 @@ def page_of(model, data, tmp_path, rows, labels=None, **options):
     train = Named(x[:60], y[:60])
     write_report(model, test, path, train=train, commands=COMMANDS, **{**QUICK, "n_maps": 2, **options})
     return path
+
+
+@pytest.mark.parametrize("level", ["image", "patch"])
+def test_no_audit_of_a_model_that_it_refuses_is_advised(data, level, tmp_path):
+    x, y = data
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    model = convert(net, Named(x[:60], y[:60]), n_prototypes=2, progress=False, level=level)
+    labels = torch.where(y == 0, 1, y)  # one class is always wrong, and a test image is a training image
+    path = page_of(model, data, tmp_path, [*range(60, 80), 0, 1], labels, only=("transparency", "faithfulness"))
+    assert ("lookalike audit" in path.read_text(encoding="utf-8")) == (level == "image")
+    steps, commands, _ = section_of(path)
+    assert any(command.startswith("lookalike evaluate") for command in commands)
+    assert ("The first command lists all pairs:" in " ".join(steps)) == (level == "image")
+    if level == "patch":
+        with pytest.raises(LookalikeError, match="level='image'"):
+            audit(model, (x, y), progress=False)
 
 
 def test_all_commands_exist_and_take_their_options():

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Unpack, get_type_hints
 
@@ -152,7 +152,9 @@ def write_report(
     examples.notes.extend(extras.notes)
     if training_images is None:
         train_store = None  # other data than the model's own
-    commands = page.commands if training_images is None else page.commands.with_own_training_data()
+    commands = replace(page.commands, is_audited=not model.has_patches)
+    if training_images is not None:
+        commands = commands.with_own_training_data()
     if train_store is None and not why_no_training:
         why_no_training = _why_not_read(is_given_card, commands)
     n_leaked = card.details.get("data", [{}])[0].get("n_leaked", 0)
@@ -175,7 +177,8 @@ def write_report(
 
 def _why_not_read(is_given_card: bool, commands: Commands) -> str:
     """Returns why the page has no embeddings of training images that are there, and the way out."""
-    also = f", or list near duplicates by '{commands.audit()}'"
+    audit = commands.audit()
+    also = "" if audit is None else f", or list near duplicates by '{audit}'"
     if is_given_card:
         return (
             "the figures are those of a given scorecard, for which nothing is read again; leave out '--scorecard' "

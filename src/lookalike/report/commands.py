@@ -15,6 +15,7 @@ class Commands:
         network: Value of ``--network`` that the model needs; None without.
         labels: Value of ``--labels`` that the data need; None without.
         split_seed: Value of ``--split-seed`` that divides the data; None takes the model's.
+        is_audited: Whether an audit takes the model; it compares whole images, and takes no model of patches.
     """
 
     model: str = "MODEL"
@@ -23,13 +24,16 @@ class Commands:
     network: str | None = None
     labels: str | None = None
     split_seed: int | None = None
+    is_audited: bool = True
 
     def with_own_training_data(self) -> "Commands":
         """Returns the commands for data that hold the training images, too."""
         return replace(self, training_data=self.data)
 
-    def audit(self, output: str = "suspects.html") -> str:
-        """Returns the command that lists duplicates and probably wrong labels."""
+    def audit(self, output: str = "suspects.html") -> str | None:
+        """Returns the command that lists duplicates and probably wrong labels; None where an audit refuses the model."""
+        if not self.is_audited:
+            return None
         return self._line("audit", self.data, "--model", self.model, "-o", output, *self._labels())
 
     def evaluate(self, *options: str) -> str:
@@ -54,7 +58,7 @@ class Commands:
 
     def studio(self) -> str:
         """Returns the command that opens the model to change its prototypes."""
-        return self._line("studio", self.model, self.training_data)
+        return self._line("studio", self.model, self.training_data, *self._labels())
 
     def _of_data(self) -> list[str]:
         return [*self._labels(), *([] if self.split_seed is None else ["--split-seed", str(self.split_seed)])]

@@ -71,7 +71,7 @@ class Duplicates:
         accuracy: Share of correct answers on all test images.
         without: The same without test images that are alike to a training image, and with one of each group of test
             images that are alike; None if none are left.
-        audit: The command that lists all pairs.
+        audit: The command that lists all pairs; None where there is none.
         note: What was not compared, why, and what to do about it; empty if all was.
         original_without: Share of the original's answers that are correct on the images of ``without``; None without
             an original.
@@ -85,7 +85,7 @@ class Duplicates:
     n_test: int
     accuracy: float
     without: Share | None
-    audit: str
+    audit: str | None
     note: str = ""
     original_without: float | None = None
     n_leaked: int = 0
@@ -169,7 +169,8 @@ class Duplicates:
         """Says how to list the pairs and what to do with them."""
         groups = any(not twin.is_training for twin in self.twins)
         keep_one = ", all but one of each group of test images that are alike," if groups else ""
-        return f"Take them out of the test images{keep_one} and evaluate again. '{self.audit}' lists all pairs."
+        lists = "" if self.audit is None else f" '{self.audit}' lists all pairs."
+        return f"Take them out of the test images{keep_one} and evaluate again.{lists}"
 
 
 def find_duplicates(
@@ -179,7 +180,7 @@ def find_duplicates(
     decisions: Decisions,
     why_no_training: str = "",
     *,
-    audit: str,
+    audit: str | None,
     n_leaked: int = 0,
     mirrored: np.ndarray | None = None,
 ) -> Duplicates | None:
@@ -191,7 +192,7 @@ def find_duplicates(
         train: Embeddings of its training data; None compares the test images with one another.
         decisions: Decisions on the test data.
         why_no_training: Why there are no training data, and the way out.
-        audit: The command that lists all pairs.
+        audit: The command that lists all pairs; None where there is none.
         n_leaked: Number of test images that are training images of the model, by their contents.
         mirrored: Embeddings of the test images, mirrored [N, D]; None if they were not embedded.
 
@@ -199,7 +200,8 @@ def find_duplicates(
         None if there are too few images to say what a usual distance is.
     """
     accuracy = 1 - float(decisions.wrong.double().mean())
-    too_many = f"as a report compares at most {_MOST_IMAGES:,} images: '{audit}' compares any number"
+    too_many = f"as a report compares at most {_MOST_IMAGES:,} images"
+    too_many += "" if audit is None else f": '{audit}' compares any number"
     if len(store) > _MOST_IMAGES:
         note = f"near duplicates were not looked for among {len(store):,} test images, {too_many}"
         return Duplicates([], False, len(store), accuracy, None, audit, note)

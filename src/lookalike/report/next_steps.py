@@ -93,7 +93,8 @@ def _copies(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
         return None
     if twins is None or not n_pairs:
         text = "Take the training images out of the test images, and measure again."
-        return Step(text, (commands.audit(), commands.evaluate()), _lists("them"))
+        audit = commands.audit()
+        return Step(text, (audit, commands.evaluate()), "" if audit is None else _lists("them"))
     if twins.without is None:
         text = "Measure the model on other images: each of these test images is a copy."
         return Step(text, (commands.evaluate_on("MORE_IMAGES"),), links=(("duplicates", "the pairs"),))
@@ -103,8 +104,8 @@ def _copies(material: Material, by_topic: Mapping[str, Finding]) -> Step | None:
         *(["all but one of each group that are alike"] if is_within else []),
     ]
     text = f"Take copies out of the test images ({', and '.join(copies)}), and measure again."
-    lead, links = _lists("all pairs"), (("duplicates", "the pairs"),)
-    return Step(text, (commands.audit(), commands.evaluate()), lead, links)
+    audit, links = commands.audit(), (("duplicates", "the pairs"),)
+    return Step(text, (audit, commands.evaluate()), "" if audit is None else _lists("all pairs"), links)
 
 
 def _lists(what: str) -> str:
@@ -136,10 +137,10 @@ def _labels_of_wrong_classes(material: Material, by_topic: Mapping[str, Finding]
         is_of_class = decisions.labels == k
         n_wrong = int((decisions.wrong & is_of_class).sum())
         counts.append(f"{material.model.class_names[k]!r} ({n_wrong:,} of {int(is_of_class.sum()):,} wrong)")
-    text, audit = f"Look at the wrong images of {joined(counts, _NAMED)}: are they labelled correctly?", None
-    if _copies(material, by_topic) is None:
-        audit = material.commands.audit()
-    else:  # the command is there already
+    text = f"Look at the wrong images of {joined(counts, _NAMED)}: are they labelled correctly?"
+    audit = material.commands.audit()
+    if audit is not None and _copies(material, by_topic) is not None:  # the command is there already
+        audit = None
         text += " The list of copies lists labels that are probably wrong, too."
     lead = "The command lists labels that are probably wrong:"
     if not any(entry["label"] in wrong and entry["predicted"] != entry["label"] for entry in material.examples.entries):

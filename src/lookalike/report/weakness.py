@@ -12,6 +12,7 @@ from lookalike._core.wording import counted
 from lookalike.embedding import EmbeddingStore
 from lookalike.metrics.class_findings import WEAKEST_NAMED, joined, weakest_labels
 from lookalike.metrics.context import aligned_labels
+from lookalike.model import PrototypeModel
 from lookalike.model.similarity import euclidean_distances
 from lookalike.report.material import Material
 
@@ -51,7 +52,7 @@ def weakest(material: Material) -> dict[str, Any] | None:
     if len(labels) == len(accuracies):
         return None
     label, why_it = _explained_of(labels, n_wrong)
-    causes = [cause(material, label) for cause in _CAUSES]
+    causes = [cause(material, label) for cause in _causes_of(model)]
     found = [cause.found for cause in causes if cause.found is not None]
     return {
         "name": model.class_names[label],
@@ -78,8 +79,6 @@ def _explained_of(labels: list[int], n_wrong: Tensor) -> tuple[int, str]:
 
 def _training_images(material: Material, label: int) -> _Cause:
     """Compares the number of training images; classes with as few that are mostly right are named, against it."""
-    if material.model.has_patches:  # which counts patches
-        return _Cause()
     counts = torch.zeros(material.model.n_classes, dtype=torch.long)
     counts.index_add_(0, material.model.prototypes.labels.cpu(), material.model.prototypes.counts.cpu().long())
     own, median = int(counts[label]), float(counts.double().quantile(0.5))
@@ -100,8 +99,6 @@ def _training_images(material: Material, label: int) -> _Cause:
 
 
 def _purity(material: Material, label: int) -> _Cause:
-    if material.model.has_patches:  # which counts patches
-        return _Cause()
     p = material.model.prototypes
     labels, purity = p.labels.cpu(), p.purity.cpu()
     of_classes = [purity[(labels == k) & ~purity.isnan()] for k in range(material.model.n_classes)]
@@ -123,8 +120,6 @@ def _purity(material: Material, label: int) -> _Cause:
 
 
 def _starved(material: Material, label: int) -> _Cause:
-    if material.model.has_patches:  # which counts patches
-        return _Cause()
     p = material.model.prototypes
     counts, is_own = p.counts.cpu(), p.labels.cpu() == label
     numbers = torch.nonzero(is_own & (counts < _STARVED))[:, 0].tolist()
@@ -147,7 +142,7 @@ def _starved(material: Material, label: int) -> _Cause:
 def _room(material: Material, label: int) -> _Cause:
     """Compares the distance to the nearest prototype of another class with the spread of the class's own images."""
     model = material.model
-    if model.has_patches or model.n_classes < 2:
+    if model.n_classes < 2:
         return _Cause()
     project, labels = model.similarity.project, model.prototypes.labels.cpu()
     vectors = project(model.prototypes.vectors)
@@ -241,8 +236,6 @@ def _original(material: Material, label: int) -> _Cause:
 
 def _taker(material: Material, label: int) -> _Cause:
     p = material.model.prototypes
-    if material.model.has_patches:  # all patches of an image decide together, not the prototype nearest to one
-        return _Cause()
     taken = _rows_by_taker(material, label)
     n_errors = sum(map(len, taken.values()))
     j, rows = next(iter(taken.items()))
@@ -306,6 +299,11 @@ def _copies(material: Material, label: int) -> _Cause:
 _CAUSES: tuple[Callable[[Material, int], _Cause], ...] = (
     _original, _taker, _copies, _training_images, _starved, _purity, _room, _unfamiliar,
 )  # fmt: skip
+
+
+def _causes_of(model: PrototypeModel) -> tuple[Callable[[Material, int], _Cause], ...]:
+    """Returns the causes to look for: prototypes of patches count patches, and all of an image decide together."""
+    return (_original, _copies, _unfamiliar) if model.has_patches else _CAUSES
 
 
 def _takers(material: Material, label: int) -> list[dict[str, Any]]:
