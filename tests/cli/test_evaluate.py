@@ -192,7 +192,13 @@ def test_a_report_shows_a_scorecard_that_was_measured_before(saved, tmp_path):
     assert "To sort insects." in text
     assert "diversity D_dvs" in words_of(text)
     assert not re.search(r'<th scope="row">(<[^>]+>)?AUROC', text)  # it was not measured
-    for options in (["--only", "faithfulness"], ["--measures", "all"], ["--sanity"], ["--resume", "x.json"]):
+    for options in (
+        ["--only", "faithfulness"],
+        ["--measures", "all"],
+        ["--sanity"],
+        ["--resume", "x.json"],
+        ["--images", 5],
+    ):
         again = run(saved, "report", "--scorecard", card, *options, "-o", tmp_path / "x.html")
         assert again.exit_code == 2
         assert f"with --scorecard nothing is measured: leave out {options[0]}" in " ".join(again.stderr.split())

@@ -204,6 +204,8 @@ def test_a_scorecard_of_another_model_is_refused(net, blobs, tmp_path):
     write_report(sem, blobs, tmp_path / "r.html", card=card, n_browse=3, **QUICK)
     with pytest.raises(LookalikeError, match="the scorecard is of other test data"):
         write_report(sem, (blobs[0][:30], blobs[1][:30]), tmp_path / "s.html", card=card, **QUICK)
+    with pytest.raises(LookalikeError, match="nothing is measured: leave out only and sanity"):
+        write_report(sem, blobs, tmp_path / "s.html", card=card, only=("diversity",), sanity=True)
 
 
 def test_intended_use_command_and_date_are_told(net, blobs, tmp_path, monkeypatch):

@@ -45,6 +45,7 @@ Data = Annotated[
         "training images; or a dataset's name.",
     ),
 ]
+_IMAGES_OF_REPORT = 30
 NImages = Annotated[
     int, typer.Option("--images", min=1, help="Number of test images on which explanations are measured.")
 ]
@@ -223,7 +224,7 @@ def report(
     resume: Resume = None,
     sanity: Sanity = False,
     measures: Measures = None,
-    images: NImages = 30,
+    images: NImages = _IMAGES_OF_REPORT,
     runs: NRuns = 1,
     budget: TimeBound = None,
     composite: Composite = "epsilon-plus-flat",
@@ -251,8 +252,11 @@ def report(
 
     started, seconds = time.monotonic(), _seconds(budget)
     check_writable(output, overwrite)
-    measuring = {"--only": only, "--resume": resume, "--measures": measures, "--sanity": sanity or None}
-    unused = [name for name, value in measuring.items() if value is not None]
+    asks_for_figures = {
+        "--only": only, "--resume": resume, "--measures": measures, "--sanity": sanity,
+        "--images": images != _IMAGES_OF_REPORT, "--runs": runs != 1,
+    }  # fmt: skip
+    unused = [name for name, is_asked in asks_for_figures.items() if is_asked]
     if scorecard is not None and unused:
         raise LookalikeError(f"with --scorecard nothing is measured: leave out {' and '.join(unused)}")
     import_torch()

@@ -57,6 +57,7 @@ class ReportOptions(EvaluationOptions, total=False):
 _QUICK = {"n_images": 30, "n_draws": 1}
 # Of what is left of a budget after the embedding: the test images with their heat-maps, then of the rest the figures.
 # Drawing the page takes what remains.
+_ASKS_FOR_FIGURES = ("only", "resume", "measures", "sanity")
 _SHARE_OF_IMAGES, _SHARE_OF_FIGURES = 0.4, 0.5
 _PAGE_OPTIONS = tuple(field.name for field in fields(PageOptions))
 
@@ -96,13 +97,16 @@ def write_report(
 
     Raises:
         LookalikeError: If the file exists, the test data are not images, or the scorecard is of another model or of
-            other test data.
+            other test data, or options ask for figures beside it.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     path = checks.path("path", path)
     check_writable(path, checks.flag("overwrite", overwrite))
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
     checks.option_names("write_report", options, get_type_hints(ReportOptions))
+    unused = [name for name in _ASKS_FOR_FIGURES if options.get(name)]
+    if card is not None and unused:
+        raise LookalikeError(f"with a scorecard (card=…) nothing is measured: leave out {' and '.join(unused)}")
     report_options: dict[str, Any] = _QUICK | dict(options)
     page = PageOptions(**{name: report_options.pop(name) for name in _PAGE_OPTIONS if name in report_options})
     of_evaluate: dict[str, Any] = {

@@ -31,7 +31,7 @@ class Commands:
         return replace(self, training_data=self.data)
 
     def audit(self, output: str = "suspects.html") -> str | None:
-        """Returns the command that lists duplicates and probably wrong labels; None where an audit refuses the model."""
+        """Returns the command that lists duplicates and probably wrong labels; None of a model that it refuses."""
         if not self.is_audited:
             return None
         return self._line("audit", self.data, "--model", self.model, "-o", output, *self._labels())
