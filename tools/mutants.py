@@ -94,7 +94,7 @@ SLOW = (
 ALSO = ("tests/test_untouched.py", "tests/test_arguments.py")  # what every module's tests end with
 WIRING = (  # what passes values from part to part
     "metrics/evaluation.py", "metrics/context.py", "metrics/sections.py", "metrics/verdict.py", "metrics/findings.py",
-    "metrics/options.py", "metrics/budget.py", "report/build.py", "explanation.py", "conversion/convert.py",
+    "metrics/options.py", "metrics/budget.py", "report/gathering.py", "explanation.py", "conversion/convert.py",
     "conversion/assembling.py", "cli/",
 )  # fmt: skip
 MODULES = ("metrics/", "relevance/", "explanation.py", "conversion/", "model/prototypes.py")
