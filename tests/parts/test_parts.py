@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from lookalike import Encoder, LookalikeError, convert, explain
-from lookalike.parts import contributions, difference, pair_regions
+from lookalike.parts import contributions, difference, explain_parts, pair_regions
 from lookalike.parts.regions import connected, place_of
 
 
@@ -127,8 +127,9 @@ def test_without_the_deciding_positions_the_other_class_would_be_ahead(data):
         if n_deciding == 16:
             assert told.endswith("no part decides alone; it takes all 16 positions.")
         else:
-            assert f"it would be '{explained.other_name}' but for the part " in told
-            assert told.endswith(f"({n_deciding} of 16 positions).")
+            assert ": without the part " in told
+            end = f"({n_deciding} of 16 positions), '{explained.other_name}' would be at least as likely."
+            assert told.endswith(end)
     with pytest.raises(LookalikeError, match="is compared with itself"):
         difference(model, x[:1], 0, 0)
     (behind,) = difference(model, x[:1], 1, 0)
@@ -352,3 +353,18 @@ def test_shares_above_all_of_the_likeness_have_a_word_in_sentence_and_picture(da
     within = replace(found, explained=0.9)
     assert "more than all" not in within.sentence()
     assert not any("in all" in text.get_text() for text in within.plot().texts)
+
+
+def test_no_region_is_paired_with_an_image_that_a_prototype_does_not_have(data):
+    x, _ = data
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    model = convert(net, data, level="head", class_names=["0", "1", "never seen"], progress=False)
+    assert model.prototypes.have_image.tolist() == [True, True, False]
+    with pytest.raises(LookalikeError, match="prototype 2 of class 'never seen', which has no training image"):
+        pair_regions(model, x[:3], 2)
+    explained = explain_parts(model, x[:3], nearest=[0, 2, 1])
+    assert [one.pairs is None for one in explained] == [False, True, False]
+    for function in (pair_regions, explain_parts):
+        with pytest.raises(LookalikeError, match="there are no images to explain"):
+            function(model, x[:0])

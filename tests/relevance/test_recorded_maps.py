@@ -60,7 +60,7 @@ def recorder(monkeypatch):
 def use(monkeypatch, recorder):
     monkeypatch.setattr(propagation, "RECORDINGS", Recordings(recorder))
     monkeypatch.setattr(propagation, "can_record", lambda device: True)
-    monkeypatch.setattr(derived, "_can_be_sampled", lambda tensor: False)  # on a GPU nothing derived is kept
+    monkeypatch.setattr(derived, "_is_in_one_piece", lambda tensor: False)  # on a GPU nothing derived is kept
     return recorder
 
 

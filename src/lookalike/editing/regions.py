@@ -93,6 +93,10 @@ def restriction(session: "EditSession", prototype: int, region: Region) -> Restr
     inputs = session.model.prototype_inputs()
     if inputs is None:
         raise LookalikeError("the model holds no images, so that no prototype can be restricted to a part of one")
+    if not session.snapshot.prototypes.have_image[prototype]:
+        raise LookalikeError(
+            f"{session.state.describe(prototype)} has no training image, and cannot be restricted to a part of one"
+        )
     sample = int(session.snapshot.prototypes.nearest[prototype, 0])
     if session.material is not None and session.material.is_held_out(sample):
         raise LookalikeError(

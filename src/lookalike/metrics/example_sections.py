@@ -88,6 +88,7 @@ def _model_randomisation(context: Context, run: int) -> SectionResult:
     model, examples = context.model, context.model.prototype_inputs()
     if examples is None:
         raise LookalikeError("model_randomisation needs the prototypes' images, and the model has none")
+    examples = examples[model.prototypes.have_image]
     x, size = context.images(run), context.options.batch_size
     random_network = randomised(model.encoder, context.options.seed + run)
     tables = []

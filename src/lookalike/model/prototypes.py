@@ -119,6 +119,17 @@ class Prototypes(nn.Module):
         """K."""
         return len(self.class_names)
 
+    @property
+    def have_image(self) -> Tensor:
+        """Whether a training image is recorded as nearest to each prototype, bool [P], on the CPU.
+
+        A prototype of an output for which there are no training images has none. All count as having one in a model
+        that was saved without these records.
+        """
+        if not self.nearest.shape[1]:
+            return torch.ones(len(self), dtype=torch.bool)
+        return (self.nearest[:, 0] >= 0).cpu()
+
     def class_of(self, prototype: int) -> str:
         """Returns the name of a prototype's class."""
         number = checks.whole_number("prototype", prototype, 0, len(self) - 1)

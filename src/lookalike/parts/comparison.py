@@ -69,7 +69,8 @@ class Difference:
         places = list(dict.fromkeys(place for _, _, place in self.parts))
         named = " and ".join(places[:_NAMED]) + (", and others" if len(places) > _NAMED else "")
         parts = "part" if len(self.parts) == 1 else f"{len(self.parts)} parts"
-        return f"'{a}' rather than '{b}': it would be '{b}' but for the {parts} {named} ({n} of {total} positions)."
+        at_least = f"without the {parts} {named} ({n} of {total} positions), '{b}' would be at least as likely"
+        return f"'{a}' rather than '{b}': {at_least}."
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""

@@ -11,7 +11,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.parts.comparison import Difference, difference
-from lookalike.parts.pairing import PairedRegions, pair_regions
+from lookalike.parts.pairing import PairedRegions, pairs_with_images
 from lookalike.parts.per_image import PerImage
 from lookalike.parts.segmentation import Segments, segment
 
@@ -22,7 +22,7 @@ class ExplainedParts:
 
     Attributes:
         difference: Why its class rather than the second most likely one; None in a model of one class.
-        pairs: Which of its regions correspond to which of the nearest prototype's image; None without images.
+        pairs: Which of its regions correspond to which of the nearest prototype's image; None without such an image.
         segments: The concepts of its positions, as a result for one image; None in a model of whole images.
     """
 
@@ -66,7 +66,7 @@ def explain_parts(
         One result per input.
 
     Raises:
-        LookalikeError: As ``difference`` and ``pair_regions`` do, except that a model without images has no pairs.
+        LookalikeError: As ``difference`` and ``pair_regions`` do, except that prototypes without images have no pairs.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     batches = [batch.inputs for batch in model.read_inputs(inputs, batch_size)]
@@ -80,9 +80,10 @@ def explain_parts(
         differences: list[Difference] | list[None] = [None] * len(x)
         if model.n_classes > 1:
             differences = difference(model, x, to_explain, batch_size=batch_size)
-        pairs: list[PairedRegions] | list[None] = [None] * len(x)
+        pairs: list[PairedRegions | None] = [None] * len(x)
         if model.prototype_inputs() is not None:
-            pairs = pair_regions(model, x, compared_with, batch_size=batch_size)
+            found = pairs_with_images(model, x, compared_with, batch_size=batch_size)
+            pairs = [None if isinstance(pair, int) else pair for pair in found]
         concepts = segment(model, x, batch_size) if model.has_patches else None
         segments = [None if concepts is None else concepts.of_image(row) for row in range(len(x))]
         results += [

@@ -162,8 +162,31 @@ def pair_regions(
         One result per input.
 
     Raises:
-        LookalikeError: If the model holds no images, the network has no feature map, or a prototype is unknown.
+        LookalikeError: If the model holds no images, the network has no feature map, or a prototype is unknown or has
+            no image.
     """
+    pairs = pairs_with_images(model, inputs, prototypes, n_kinds=n_kinds, seed=seed, batch_size=batch_size)
+    for row, pair in enumerate(pairs):
+        if isinstance(pair, int):
+            raise LookalikeError(
+                f"image {row} cannot be compared with prototype {pair} of class "
+                f"{visible(model.prototypes.class_of(pair))!r}, which has no training image; give another prototype"
+            )
+    return [pair for pair in pairs if not isinstance(pair, int)]
+
+
+@keeps_torch_settings
+@torch.no_grad()
+def pairs_with_images(
+    model: PrototypeModel,
+    inputs: Any,
+    prototypes: int | Sequence[int] | Tensor | None,
+    *,
+    n_kinds: int = 4,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> list[PairedRegions | int]:
+    """Returns for each input what ``pair_regions`` does, or the prototype where that has no image to compare with."""
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.whole_number("n_kinds", n_kinds, 2)
     checks.seed("seed", seed)
@@ -171,7 +194,8 @@ def pair_regions(
     if references is None or model.images is None:
         raise LookalikeError("the model holds no prototype images (it was saved or converted without them)")
     asked = PerImage.of("prototype", prototypes, len(model.prototypes), "prototype")
-    results: list[PairedRegions] = []
+    have_image = model.prototypes.have_image
+    results: list[PairedRegions | int] = []
     for x in batches_of(model, inputs, batch_size):
         reader = reader_of(model, x)
         maps, embeddings = reader.maps_and_embeddings(x)
@@ -186,6 +210,9 @@ def pair_regions(
         there = torch.cat([_patches(reader.maps(rows.to(x))) for rows in references[drawn].split(batch_size)])
         pixels = model.to_pixels(x)
         for row, number in enumerate(numbers.tolist()):
+            if not have_image[number]:
+                results.append(number)
+                continue
             pair = _pair(
                 model, number, here[row], there[which[row]], reader.grid, (n_kinds, seed),
                 None if pixels is None else pixels[row].numpy(),

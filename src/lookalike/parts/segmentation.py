@@ -139,15 +139,19 @@ def batches_of(model: PrototypeModel, inputs: Any, batch_size: int) -> Iterator[
     """Yields images in batches, on the model's device.
 
     Raises:
-        LookalikeError: If an input is no image.
+        LookalikeError: If an input is no image, or there are none.
     """
     checks.whole_number("batch_size", batch_size, 1)
+    is_empty = True
     for batch in model.read_inputs(inputs, batch_size):
         for start in range(0, n_rows(batch.inputs), batch_size):
             x = place(take_rows(batch.inputs, slice(start, start + batch_size)), model.device, dtype_of(model.encoder))
             if not isinstance(x, Tensor) or x.ndim != 4:
                 raise LookalikeError("parts are parts of images: images [N, C, H, W] are needed")
+            is_empty = False
             yield x
+    if is_empty:
+        raise LookalikeError("there are no images to explain")
 
 
 def finite_evidence(model: PrototypeModel, x: Tensor, first: int) -> Tensor:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _SDPA_ARGUMENTS = "query key value attn_mask dropout_p is_causal"
 _ARGUMENTS = """
     query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v add_zero_attn dropout_p
-    out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask
+    out_proj_weight out_proj_bias training key_padding_mask need_weights attn_mask use_separate_proj_weight
+    q_proj_weight k_proj_weight v_proj_weight static_k static_v average_attn_weights is_causal
 """
 _UNSUPPORTED = "bias_k bias_v add_zero_attn key_padding_mask static_k static_v use_separate_proj_weight"
 
@@ -46,6 +47,20 @@ def attention(
     enable_gqa: bool = False,
 ) -> Tensor:
     """Computes scaled dot-product attention from products and a softmax."""
+    return _attended(engine, query, key, value, attn_mask, is_causal, scale, enable_gqa)[0]
+
+
+def _attended(
+    engine: "Engine",
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Returns what attention gives, and its weights [..., L, S]."""
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)
@@ -59,7 +74,7 @@ def attention(
         weights = weights.detach()
     if weights.requires_grad:
         engine.uses.add("softmax", "softmax (Jacobian)", weights)
-    return _product(engine, weights, value)
+    return _product(engine, weights, value), weights
 
 
 def _product(engine: "Engine", a: Tensor, b: Tensor) -> Tensor:
@@ -97,7 +112,12 @@ def multi_head_attention(engine: "Engine", func: Any, name: str, args: Any, kwar
         length, batch, _ = projection.shape
         per_head.append(projection.reshape(length, batch, n_heads, width // n_heads).permute(1, 2, 0, 3))
     query, key, value = per_head
-    attended = attention(engine, query, key, value, arguments.get("attn_mask"))
+    mask = arguments.get("attn_mask")
+    if mask is not None and mask.ndim == 3:  # [n · heads, L, S]
+        mask = mask.view(-1, n_heads, *mask.shape[1:])
+    attended, attention_weights = _attended(engine, query, key, value, mask)
     joined = attended.permute(2, 0, 1, 3).flatten(2)
     out = engine.apply_linear("linear", Linear(), joined, arguments["out_proj_weight"], arguments["out_proj_bias"])
-    return out, None
+    if not arguments.get("need_weights", True):
+        return out, None
+    return out, attention_weights.mean(1) if arguments.get("average_attn_weights", True) else attention_weights

@@ -3,7 +3,6 @@
 Sources: paper section 3.3 and Gautam et al. 2023 (PRP); Kauffmann et al. 2022 (neuralised distances).
 """
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
@@ -118,11 +117,12 @@ def stream_lrp(
 ) -> Iterator[Relevance]:
     """Yields the results of ``lrp`` batch by batch."""
     checks.model("model", model)
-    _check_arguments(x, composite, batch_size, strict)
+    x = to_model(_checked_images(x, composite, batch_size, strict), model)
     checks.one_of("of", of, ("score", "probability"))
     _check_target(target, len(x))
     checks.output_key("output", None if isinstance(output, Outputs) else output)
-    x = to_model(x, model)
+    if output is not None and isinstance(model, PrototypeModel):
+        raise LookalikeError("a prototype model has one output, its class scores: leave output out")
     reader: ScoreReader | None = None
     head: Callable[[Tensor, slice], Tensor] | None = None
     if isinstance(model, PrototypeModel):
@@ -164,17 +164,20 @@ def _without_rows(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor, sli
     return lambda z, _rows: classify(z)
 
 
-def _check_arguments(x: Any, composite: Any, batch_size: Any, strict: Any) -> None:
-    """Checks the arguments that ``lrp`` and ``prp`` share."""
+def _checked_images(x: Any, composite: Any, batch_size: Any, strict: Any) -> Tensor:
+    """Checks the arguments that ``lrp`` and ``prp`` share; returns the images [N, …]."""
     images = checks.tensor("x", x, kind="number")
     if not images.ndim or not len(images):
         raise LookalikeError("there are no images to explain")
     if images.ndim < 2:
         raise checks.unfit("x", images, "images [N, C, H, W]")
+    if not images.is_floating_point() and images.dtype != torch.uint8:  # bytes have an error of their own
+        raise checks.unfit("x", images, "of floating-point numbers, as the network takes them")
     if not isinstance(composite, Composite):
         _ = COMPOSITES[composite]
     checks.whole_number("batch_size", batch_size, 1)
     checks.flag("strict", strict)
+    return images
 
 
 def _check_target(target: Any, n: int) -> None:
@@ -248,8 +251,7 @@ def lrp_of_heads(
         LookalikeError: If there are no images or no heads.
     """
     checks.model("encoder", encoder)
-    checks.tensor("x", x, kind="number", empty=False)
-    checks.whole_number("batch_size", batch_size, 1)
+    images = to_model(_checked_images(x, composite, batch_size, strict=False), encoder)
     if not heads:
         raise LookalikeError("there is no head to explain")
 
@@ -259,7 +261,6 @@ def lrp_of_heads(
             gradient = _probability_gradient(head, values, rows)
             yield gradient, (values * gradient).sum(1)
 
-    images: Tensor = place(x, device_of(encoder), dtype_of(encoder))
     return join(list(propagate(encoder, images, encoder, RelevanceStart(starts), composite, batch_size, False)))
 
 
@@ -286,10 +287,9 @@ def stream_prp(
 ) -> Iterator[Relevance]:
     """Yields the results of ``prp`` batch by batch."""
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    _check_arguments(x, composite, batch_size, strict)
+    x = to_model(_checked_images(x, composite, batch_size, strict), model)
     _check_prototypes(prototypes, len(x))
     rule = prp_rule(model, rule)
-    x = to_model(x, model)
     chosen = None if isinstance(prototypes, str) else _given_prototypes(model, prototypes, len(x)).to(x.device)
     choose = _choice_by_embedding(model, prototypes) if isinstance(prototypes, str) else None
 
@@ -319,33 +319,31 @@ def _choice_by_embedding(model: PrototypeModel, which: str) -> Callable[[Tensor]
         return lambda z: model.similarities_of(z).argmax(1, keepdim=True)
     if which == "all":
         return lambda z: torch.arange(n_prototypes, device=z.device).expand(len(z), -1)
-    groups = [torch.nonzero(labels == k)[:, 0] for k in range(int(labels.max()) + 1)]
-    return functools.partial(_prototypes_of_predicted, model, groups)
+    if len(set(labels.unique(return_counts=True)[1].tolist())) > 1:
+        raise LookalikeError(
+            "the classes have different numbers of prototypes, so maps for all of a class do not fit together; give "
+            "the numbers of prototypes instead"
+        )
+    # the prototypes of each class, in the order of the classes that have any; such a class alone is ever predicted
+    present, by_class = labels.unique(), torch.sort(labels, stable=True).indices
+    rows = torch.zeros(model.n_classes, dtype=torch.int64, device=labels.device)
+    rows[present] = torch.arange(len(present), device=labels.device)
+    groups = by_class.reshape(len(present), -1)
+    return lambda z: groups[rows[model.scores_of(z).argmax(1)]]
 
 
 def _given_prototypes(model: PrototypeModel, prototypes: Any, n: int) -> Tensor:
     """Returns the prototypes with these indices, [M] for all images or [N, M], for each image [N, M]."""
-    indices, n_prototypes = torch.as_tensor(prototypes), len(model.prototypes)
+    indices, n_prototypes = torch.as_tensor(prototypes).long(), len(model.prototypes)
     unknown = indices[(indices < 0) | (indices >= n_prototypes)]
     if len(unknown):
         raise LookalikeError(f"there is no prototype {int(unknown[0])}; there are prototypes 0 to {n_prototypes - 1}")
     return indices.expand(n, -1) if indices.ndim == 1 else indices
 
 
-def _prototypes_of_predicted(model: PrototypeModel, groups: list[Tensor], z: Tensor) -> Tensor:
-    """Returns the prototypes of each embedding's predicted class [n, M], given those of each class."""
-    predicted = model.scores_of(z).argmax(1)
-    if len({len(group) for group in groups}) == 1:
-        return torch.stack(groups)[predicted]
-    chosen = [groups[k] for k in predicted.tolist()]
-    if len({len(group) for group in chosen}) > 1:
-        raise LookalikeError("the predicted classes have different numbers of prototypes; give numbers instead")
-    return torch.stack(chosen)
-
-
 def _as_targets(target: Any, n: int) -> Tensor:
     """Returns targets as a tensor [N, M]."""
-    targets = torch.as_tensor(target)
+    targets = torch.as_tensor(target).long()
     if targets.ndim == 0:
         targets = targets.expand(n)
     if targets.ndim == 1:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike._core.registry import Registry
 from lookalike.relevance.rules import AlphaBeta, Epsilon, Flat, Gamma, Rule, ZPlus
 
@@ -35,11 +36,23 @@ class Composite:
         for kind, rule in self.rules.items():
             checks.one_of("the kind of operation", kind, ("convolution", "linear"))
             checks.instance(f"rules[{kind!r}]", rule, Rule, "a Rule")
+        checks.one_of("softmax", self.softmax, ("jacobian", "constant"))
         checks.instance("first", self.first, (Rule, type(None)), "a Rule or None")
 
     def rule_for(self, kind: Kind, *, first: bool) -> Rule:
-        """Returns the rule for an operation."""
-        return self.first if first and self.first is not None else self.rules[kind]
+        """Returns the rule for an operation.
+
+        Raises:
+            LookalikeError: If the composite has none.
+        """
+        if first and self.first is not None:
+            return self.first
+        if kind not in self.rules:
+            raise LookalikeError(
+                f"the composite {self.name!r} has no rule for operations of the kind {kind!r}, and the network has "
+                f"some: give rules={{{kind!r}: …}}"
+            )
+        return self.rules[kind]
 
 
 COMPOSITES: Registry[Composite] = Registry("composite")

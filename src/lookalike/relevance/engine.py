@@ -46,8 +46,10 @@ from lookalike.relevance.names import (
     POOL,
     STRUCTURAL,
     TorchFunction,
+    by_position,
     known_function,
     out_of_place,
+    raw_name,
 )
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
 from lookalike.relevance.pixels import PixelDomain
@@ -266,6 +268,8 @@ class Engine(FunctionMode):
     def apply(self, func: Any, name: str, args: Any, kwargs: Any = None) -> Any:
         """Runs an operation by its handler, or with its gradient if it has none."""
         handler = HANDLERS.get(name, Engine.apply_gradient)
+        if kwargs:
+            args, kwargs = by_position(raw_name(func), args, kwargs)
         return handler(self, func, name, args, kwargs or {})
 
     def apply_gradient(self, func: Any, name: str, args: Any, kwargs: Any) -> Any:

@@ -134,8 +134,7 @@ def maps_on_prototypes(
 ) -> dict[int, np.ndarray]:
     """Returns the heat-map on the nearest training image of each prototype that has one; empty without any images."""
     training_inputs = model.prototype_inputs()
-    nearest = model.prototypes.nearest.cpu()
-    prototypes = prototypes[nearest[prototypes, 0] >= 0] if nearest.shape[1] else prototypes
+    prototypes = prototypes[model.prototypes.have_image[prototypes.cpu()]]
     if training_inputs is None or not len(prototypes):
         return {}
     with step("maps on the prototypes' images"):

@@ -113,8 +113,9 @@ def _batch_norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
         scale = (variance + eps).rsqrt() * (1 if weight is None else weight)
         shift = -mean * scale if bias is None else torch.addcmul(bias, mean, scale, value=-1)
     layer = engine.calls.get(x)
-    # not into a transposed convolution, whose weights [inputs, outputs, …] would need another scaling
-    if layer is not None and layer[1].scale is None and not layer[1].operation.transposed:
+    # not into a transposed convolution, whose weights [inputs, outputs, …] would need another scaling, nor into a layer
+    # whose outputs lie along another axis than that of the norm
+    if layer is not None and layer[1].scale is None and _has_outputs_at(1, layer[1].operation, x):
         kind, call = layer
         folded_bias = shift if call.bias is None else torch.addcmul(shift, scale, call.bias)
         tensors = tuple(t for t in (mean, variance, weight, bias) if t is not None)
@@ -126,6 +127,11 @@ def _batch_norm(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) 
         out = with_factor(x, output, scale.view(1, -1, *[1] * (x.ndim - 2)).expand_as(output))
     engine.uses.add("batch norm", "affine", out)
     return out
+
+
+def _has_outputs_at(axis: int, operation: Any, x: Tensor) -> bool:
+    """Returns whether the outputs of a layer that gave x lie along this axis, and its weights as [outputs, …]."""
+    return not operation.transposed and operation.output_axis % x.ndim == axis
 
 
 def _read_batch_norm(
@@ -416,6 +422,26 @@ def _added_elementwise_product(engine: "Engine", func: Any, name: str, args: Any
     return engine.apply(torch.add, "add", (args[0], scaled))
 
 
+def _interpolated(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Splits a + weight · (b − a) (lerp) into operations, if the weight depends on the image; else it is linear."""
+    if len(args) != 3 or kwargs or not (isinstance(args[2], Tensor) and args[2].requires_grad):
+        return engine.apply_gradient(func, name, args, kwargs)
+    start, end, weight = args
+    step = engine.apply(torch.mul, "mul", (engine.apply(torch.sub, "sub", (end, start)), weight))
+    return engine.apply(torch.add, "add", (start, step))
+
+
+def _sampled_at_grid(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """Sampling is linear in what is sampled; a grid that depends on the image, too, is held constant [ours].
+
+    Where the grid alone depends on the image, there is no rule.
+    """
+    source, grid = args[:2]
+    if not source.requires_grad:
+        return engine.apply_gradient(func, f"{name} at a grid of the image", args, kwargs)
+    return engine.apply_gradient(func, name, (source, grid.detach(), *args[2:]), kwargs)
+
+
 def _gated(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """GLU: one half of the channels times the sigmoid of the other, a product like any other."""
     x = args[0] if args else kwargs["input"]
@@ -451,6 +477,8 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("mul", "div", "matmul", "einsum", "tensordot"), _product),
     **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "kron", "linalg_vecdot", "linalg_matmul"), _product),
     **dict.fromkeys(("addcmul", "addcdiv"), _added_elementwise_product),
+    "lerp": _interpolated,
+    "grid_sample": _sampled_at_grid,
     "glu": _gated,
     **dict.fromkeys(("rsqrt", "reciprocal", "rdiv"), _hold_constant),
     **dict.fromkeys(("pow", "square", "sqrt", "var"), _power),

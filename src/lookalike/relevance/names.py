@@ -330,6 +330,36 @@ def raw_name(func: Any) -> str:
     return name.partition(".")[0]
 
 
+# Operations whose handlers tell their tensors by position; torch takes these by name, too.
+_TENSORS_BY_NAME = {
+    **dict.fromkeys(("addmm",), ("input", "mat1", "mat2")),
+    **dict.fromkeys(("baddbmm", "addbmm"), ("input", "batch1", "batch2")),
+    **dict.fromkeys(("addcmul", "addcdiv"), ("input", "tensor1", "tensor2")),
+    **dict.fromkeys(("mm", "bmm"), ("input", "mat2")),
+    **dict.fromkeys(
+        ("add", "sub", "rsub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "matmul", "inner"),
+        ("input", "other"),
+    ),
+    "lerp": ("input", "end", "weight"),
+    "grid_sample": ("input", "grid"),
+}
+
+
+def by_position(raw: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """Returns the arguments of an operation with those tensors by position that were given by name.
+
+    Example:
+        >>> by_position("addmm", (1,), {"mat2": 3, "mat1": 2, "alpha": 4})
+        ((1, 2, 3), {'alpha': 4})
+    """
+    names, positional, rest = _TENSORS_BY_NAME.get(raw.strip("_"), ()), list(args), dict(kwargs)
+    for name in names[len(positional) :]:
+        if name not in rest:
+            break
+        positional.append(rest.pop(name))
+    return tuple(positional), rest
+
+
 class TorchFunction(NamedTuple):
     """What the engine must know of a torch function before it runs it; looked up once per function.
 

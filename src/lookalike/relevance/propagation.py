@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from lookalike._core.errors import LookalikeError, RelevanceError, UnfitInputsError, first_line, warn_of
+from lookalike._core.errors import LookalikeError, RelevanceError, UnfitInputsError, first_line, listing, warn_of
 from lookalike._core.folding import is_watched
 from lookalike._core.network_state import state_of
 from lookalike._core.provenance import versions
@@ -33,6 +34,8 @@ Starts = Callable[[Tensor, slice, Tensor | None], Iterator[tuple[Tensor, Tensor]
 # output. It is wide for float32, as GPUs may multiply float32 matrices in reduced precision.
 _ROUNDING = {torch.float64: 1e-6, torch.float32: 5e-3}
 _HALF_PRECISION_ROUNDING = 0.1  # bfloat16 and float16 have two to three digits
+_MOST_CHANNELS = 4  # of images [H, W, C]
+_N_LISTED = 5
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,8 @@ def propagate(
             runs the network once more, on the first image.
 
     Raises:
-        RelevanceError: If the engine's output differs from the network's, if nothing can be propagated, or an operation
-            has no rule and ``strict`` is set.
+        RelevanceError: If the engine's output differs from the network's, if nothing can be propagated, an operation
+            has no rule and ``strict`` is set, or, at the end, if a map has NaN values.
     """
     if not len(x):
         raise LookalikeError("there are no images to explain")
@@ -88,6 +91,8 @@ def propagate(
     explain = _Explainer(model, x, run, rules, strict, plain)
     batch_size = rows_at_once(x, batch_size, x.device)  # 6 images of 224² take a sixth less time each than 16
     warned: set[str] = set()
+    are_nan: list[Tensor] = []
+    channels_last = _has_channels_last(model, x)
     first = 0
     while first < len(x):
         n_rows = min(batch_size, len(x) - first)
@@ -104,9 +109,32 @@ def propagate(
                 torch.cuda.empty_cache()
             warn_of(f"not enough memory for the maps of {n_rows} images at once; going on with {batch_size}")
             continue
+        are_nan.append(relevance.residual.isnan().any(1))
         _warn_of_missing_rules(relevance, warned)
-        yield relevance
+        yield replace(relevance, has_channels_last=True) if channels_last else relevance
         first += n_rows
+    _check_numbers(torch.cat(are_nan), x)  # reading waits for a GPU, so it comes when all maps are asked for
+
+
+def _has_channels_last(model: nn.Module, x: Tensor) -> bool:
+    """Whether images are [N, H, W, C], with at most four channels, as far as the first convolution tells."""
+    if x.ndim != 4 or not x.shape[-1] <= _MOST_CHANNELS < x.shape[1]:
+        return False
+    first = next((module for module in model.modules() if isinstance(module, _ConvNd)), None)
+    return first is None or first.in_channels != x.shape[1]
+
+
+def _check_numbers(is_nan: Tensor, x: Tensor) -> None:
+    """Checks that no image's map has NaN values [N]: it would be drawn as a map without relevance."""
+    if not bool(is_nan.any()):
+        return
+    rows = torch.nonzero(is_nan)[:, 0].tolist()
+    finite = bool(x[rows].isfinite().all())
+    cause = "the network's outputs for them, or what leads to these, are not finite"
+    raise RelevanceError(
+        f"there are no maps of the images in rows {listing([str(row) for row in rows], _N_LISTED)}: "
+        f"{cause if finite else 'they have NaN or infinite values'}"
+    )
 
 
 class _Explainer:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.network_state import state_of
 from lookalike._core.untouched import in_eval_mode
 from lookalike.encoder import Encoder, Outputs, unwrapped
 from lookalike.encoder.calls import call, n_rows, output_of, take_rows, with_output
@@ -58,25 +59,17 @@ class ScoreReader:
         return _row_of_scores(select_output(result, self.outputs.key), rows)
 
 
-_CACHE: "weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[list[weakref.ref[nn.Module]], Outputs]]]" = (
-    weakref.WeakKeyDictionary()
-)
+_CACHE: "weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, Outputs]]]" = weakref.WeakKeyDictionary()
 
 
 def _outputs_of(model: nn.Module, sample: Tensor, output: str | int | None) -> Outputs:
-    """Returns how to read a network's outputs; cached until its modules change."""
-    modules = list(model.modules())
+    """Returns how to read a network's outputs; cached until what it computes changes, other than by values."""
     cached = _CACHE.setdefault(model, {})
     key = (output, tuple(sample.shape[1:]))
-    if key in cached:
-        references, outputs = cached[key]
-        if len(references) == len(modules) and all(
-            ref() is module for ref, module in zip(references, modules, strict=True)
-        ):
-            return outputs
-    outputs = _find_outputs(model, sample, output)
-    cached[key] = ([weakref.ref(module) for module in modules], outputs)
-    return outputs
+    state = state_of(model)
+    if state is None or key not in cached or cached[key][0] != state:
+        cached[key] = state, _find_outputs(model, sample, output)
+    return cached[key][1]
 
 
 @torch.no_grad()

@@ -9,8 +9,6 @@ from torch import Tensor
 from lookalike.relevance.names import WITHOUT_RULE
 from lookalike.relevance.rule_uses import TOO_MUCH
 
-_MOST_CHANNELS = 4  # of images [H, W, C]
-
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
@@ -44,6 +42,7 @@ class Relevance:
         versions: Versions of the packages.
         unruled_by: For each operation without a rule, the share of the relevance that went through it, per map [N] or
             [N, M].
+        has_channels_last: Whether the network takes images [N, H, W, C], as far as its first convolution tells.
     """
 
     maps: Tensor
@@ -52,6 +51,7 @@ class Relevance:
     composite: str
     versions: dict[str, str]
     unruled_by: dict[str, Tensor] = field(default_factory=dict)
+    has_channels_last: bool = False
 
     def __repr__(self) -> str:
         shape = " × ".join(map(str, self.maps.shape))
@@ -61,15 +61,14 @@ class Relevance:
     def pixels(self) -> Tensor:
         """The maps with channels summed: [N, H, W] or [N, M, H, W].
 
-        Channels are the first axis after images and targets, or the last one for images [N, H, W, C] with at most four
-        channels. Maps of tabular inputs [N, F] have no channels and are returned unchanged.
+        Channels are the first axis after images and targets, or the last one if ``has_channels_last``. Maps of tabular
+        inputs [N, F] have no channels and are returned unchanged.
         """
         axis = self.residual.ndim
         n_axes = self.maps.ndim - axis
         if n_axes < 2:
             return self.maps
-        last = n_axes > 2 and self.maps.shape[-1] <= _MOST_CHANNELS < self.maps.shape[axis]
-        return self.maps.sum(-1 if last else axis)
+        return self.maps.sum(-1 if n_axes > 2 and self.has_channels_last else axis)
 
     @property
     def unruled(self) -> Tensor:
