@@ -75,8 +75,7 @@ def test_parts_are_computed_in_threads_in_their_order_and_no_thread_meets_anothe
     assert len(THREADS) == 2
     assert in_threads()
     assert means(results) == list(range(12))
-    assert len(net.last) == 2
-    assert net.last.sum() == 0
+    assert net.last.unique().tolist() == [0, 1]  # the zeros that the encoder was made with, beside another image
 
 
 @pytest.mark.parametrize("case", ["hook", "gradients", "mode", "one core", "no encoder"])

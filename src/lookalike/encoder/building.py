@@ -103,12 +103,14 @@ def building(network: str, args: Mapping[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def downloading(network: str) -> Iterator[None]:
-    """Turns an error while published weights are downloaded into one line with the way out."""
+    """Turns any error while a network is built with published weights into one line with the way out."""
     try:
         yield
     except LookalikeError:
         raise
-    except (OSError, RuntimeError, ValueError, ImportError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        if not isinstance(error, (OSError, RuntimeError, ValueError, ImportError, pickle.UnpicklingError)):
+            raise LookalikeError(f"cannot build {network}: {first_line(error)}") from error
         if "trust_remote_code" in str(error):
             raise LookalikeError(
                 f"{network} needs the code of its own repository, which is never run: build the network in a file of "

@@ -140,7 +140,8 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
             )
         target_dtype = dtype if tensor.is_floating_point() else None
         # in torch's own layout, which networks may rely on: x.view(len(x), -1)
-        return tensor.to(device=device, dtype=target_dtype, non_blocking=True).contiguous()
+        is_queued = torch.device(device).type != "cpu"  # a copy from a GPU that is not waited for may be half done
+        return tensor.to(device=device, dtype=target_dtype, non_blocking=is_queued).contiguous()
 
     return to_device(inputs) if isinstance(inputs, Tensor) else tree_map(to_device, inputs)
 
@@ -173,7 +174,8 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
         stop: End the forward pass at this module.
 
     Returns:
-        The module's input, and the result of ``run`` (None if it was stopped).
+        The module's input, as it was before the module ran (which may work in place), and the result of ``run`` (None
+        if it was stopped).
 
     Raises:
         LookalikeError: If the module was not called with a tensor, or more than once.
@@ -185,7 +187,7 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
         nonlocal calls
         calls += 1
         leaves = args if args and isinstance(args[0], Tensor) else tree_leaves((args, kwargs))
-        captured[:] = [leaf for leaf in leaves if isinstance(leaf, Tensor)][:1]
+        captured[:] = [leaf if stop else leaf.clone() for leaf in leaves if isinstance(leaf, Tensor)][:1]
         if stop and captured:
             raise _StopForwardPass
 

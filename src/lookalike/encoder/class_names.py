@@ -22,6 +22,7 @@ _ATTRIBUTES = (  # of models; the most explicit first
     "idx_to_class", "idx_to_label", "id2label", "idx2label", "idx2class", "id2class",
     "class_names", "classnames", "classes",
 )  # fmt: skip
+_NUMBER_FIRST = ("idx_to", "idx2", "id_to", "id2", "index_to", "int_to")
 _ENTRIES = (*_ATTRIBUTES, "label_names", "labels", "categories", "names")  # of checkpoints
 _NESTED = (
     "meta", "dataset_meta", "hyper_parameters", "hparams", "config", "cfg", "args", "extra", "info", "metadata", "data",
@@ -179,14 +180,14 @@ def names_of_model(model: nn.Module, head: str | None = None) -> list[str] | Non
     """
     for name in _ATTRIBUTES:
         value = getattr(model, name, None)
-        names = None if isinstance(value, nn.Module) else _names_in(value)
+        names = None if isinstance(value, nn.Module) else _names_in(value, name)
         if names is not None:
             return names
     for prefix, module in model.named_modules():
         if prefix and not (head or "").startswith(prefix + "."):
             continue
         config = getattr(module, "config", None)
-        names = _names_in(getattr(config, "id2label", None))
+        names = _names_in(getattr(config, "id2label", None), "id2label")
         if names is None:
             pretrained_cfg = getattr(module, "pretrained_cfg", None)
             names = _names_in(pretrained_cfg.get("label_names")) if isinstance(pretrained_cfg, Mapping) else None
@@ -205,7 +206,7 @@ def names_of_checkpoint(content: Any) -> list[str] | None:
         return None
     entries = {str(key).lower(): value for key, value in content.items()}
     for key in _ENTRIES:
-        names = _names_in(entries.get(key))
+        names = _names_in(entries.get(key), key)
         if names is not None and not is_default(names):
             return names
     for key in _NESTED:
@@ -249,12 +250,15 @@ def quote_names(names: Sequence[str], limit: int = 4) -> str:
     return listing([repr(name) for name in names], limit)
 
 
-def _names_in(value: Any) -> list[str] | None:
-    """Returns names in order, from a list of names or a mapping between names and numbers; None for anything else."""
+def _names_in(value: Any, key: str = "") -> list[str] | None:
+    """Returns names in order, from a list of names or a mapping between names and numbers; None for anything else.
+
+    ``key`` is what the value is called: ``idx_to_class`` tells which of two numbers is a class's name.
+    """
     if isinstance(value, str | bytes) or value is None:
         return None
     if isinstance(value, Mapping):
-        names = _names_by_number(value)
+        names = _names_by_number(value, starts_with_number=key.startswith(_NUMBER_FIRST))
         if names is None or set(names) != set(range(len(value))):
             return None
         return [names[k] for k in range(len(names))]
@@ -263,8 +267,18 @@ def _names_in(value: Any) -> list[str] | None:
     return None
 
 
-def _names_by_number(value: Mapping[Any, Any]) -> dict[int, str] | None:
-    """Reads a mapping in either direction: from names to numbers, or from numbers to names."""
+def _names_by_number(value: Mapping[Any, Any], *, starts_with_number: bool) -> dict[int, str] | None:
+    """Reads a mapping in either direction: from names to numbers, or from numbers to names.
+
+    Args:
+        value: The mapping.
+        starts_with_number: It leads from numbers to names, if both can be numbers.
+    """
+    if starts_with_number and value and all(isinstance(name, int | str) for name in value.values()):
+        try:
+            return {int(number): str(name) for number, name in value.items()}
+        except (TypeError, ValueError):
+            pass  # its name says otherwise, but it leads from names to numbers
     if all(isinstance(number, int) and not isinstance(number, bool) for number in value.values()):
         return {int(number): str(name) for name, number in value.items()} if value else None
     if not all(isinstance(name, str) for name in value.values()):

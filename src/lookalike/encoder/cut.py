@@ -11,7 +11,7 @@ from typing_extensions import override
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
-from lookalike.encoder.affine import is_affine, matrix_of
+from lookalike.encoder.affine import CALL_ERRORS, is_affine, matrix_of
 from lookalike.encoder.calls import (
     call,
     device_of,
@@ -48,6 +48,7 @@ from lookalike.encoder.outputs import (
     select_output,
 )
 from lookalike.encoder.single import check_one_image_at_a_time
+from lookalike.networks.backbone import RemovedHead, check_nothing_follows
 
 
 class Encoder(nn.Module):
@@ -127,6 +128,9 @@ class Encoder(nn.Module):
                 features, scores = self._run(sample)
             self._channel_axis = axes.of(features)
             if self.head_name is None:
+                removed = next((module for module in model.modules() if isinstance(module, RemovedHead)), None)
+                if removed is not None and features.ndim == 2:
+                    check_nothing_follows(removed, features, lambda: self._call(sample))
                 self._tokens = tokens_of(model, self.output_key, features)
                 self.embedding_from = describe_embedding(self.output_key, self._tokens, features)
                 if head is None:
@@ -269,7 +273,8 @@ class Encoder(nn.Module):
             if not self._is_head_enough:
                 return None
             return matrix_of(self.model, head, self.embedding_dim, dtype_of(self.model))
-        weight = getattr(head, "weight", None) if isinstance(head, (nn.Linear, *CONVOLUTIONS)) else None
+        # a subclass may compute something else with its weight, such as cosines
+        weight = getattr(head, "weight", None) if type(head) in (nn.Linear, *CONVOLUTIONS) else None
         if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != len(weight) * self.embedding_dim:
             return None
         return weight.detach().reshape(len(weight), -1)
@@ -331,7 +336,10 @@ class Encoder(nn.Module):
     def _head_gives_scores(self, features: Tensor, scores: Tensor | None) -> bool:
         """Says whether the head module, called alone on the features, returns the class scores."""
         head = get_head(self.model, self._require_head())
-        result = in_eval_mode(self.model, lambda: head(features))
+        try:
+            result = in_eval_mode(self.model, lambda: head(features.clone()))
+        except CALL_ERRORS:  # it needs further arguments
+            return False
         columns = as_columns(result, len(features)) if isinstance(result, Tensor) else None
         return (
             scores is not None

@@ -175,8 +175,8 @@ def _run(encoder: Encoder, sample: Tensor) -> tuple[dict[str, _Output], Tensor |
         return hook
 
     modules = {name: module for name, module in encoder.model.named_modules() if name}
-    # dropout returns attention weights [N, heads, tokens, tokens], which look like a map
-    skipped = (torch.jit.ScriptModule, nn.Dropout, nn.Identity)
+    # softmax and dropout return attention weights [N, heads, tokens, tokens], which look like a map
+    skipped = (torch.jit.ScriptModule, nn.Dropout, nn.Identity, nn.Softmax, nn.LogSoftmax)
     hooks = {module: keep(name) for name, module in modules.items() if not isinstance(module, skipped)}
     with torch.no_grad(), Pooled() as pooled:
         features = with_forward_hooks(hooks, lambda: encoder.features(sample))

@@ -194,7 +194,7 @@ def can_only_be_logits(scores: Tensor) -> bool:
         return False
     low, high = float(values.min()), float(values.max())
     in_range = low >= -_TOLERANCE and high <= 1 + _TOLERANCE
-    return not in_range and not _is_logarithm(values)
+    return not in_range and high > _TOLERANCE  # else they may be logarithms
 
 
 def kind_of(scores: Tensor) -> Kind:
@@ -228,11 +228,11 @@ def probe_scores(n_columns: int) -> Tensor:
 
 
 def _is_logarithm(values: Tensor) -> bool:
+    """Says whether values are logarithms of a softmax or of sigmoids: trial logits are not all negative by chance."""
     if float(values.max()) > _TOLERANCE:
         return False
-    if values.shape[1] == 1:
-        return float(values.max() - values.min()) > 1e-6
-    return float(values.logsumexp(1).abs().max()) < _TOLERANCE
+    is_of_softmax = values.shape[1] > 1 and float(values.logsumexp(1).abs().max()) < _TOLERANCE
+    return is_of_softmax or float(values.max() - values.min()) > 1e-6
 
 
 def _finite_rows(scores: Tensor) -> Tensor:

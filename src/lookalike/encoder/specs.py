@@ -3,6 +3,7 @@
 A network without a head is an encoder: it has no class scores, and its output is the embedding.
 """
 
+import difflib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -329,7 +330,21 @@ def _args_of_published(model: nn.Module, name: str) -> dict[str, Any]:
         return {}
     channels = (pretrained_cfg.get("input_size") or [None])[0]
     args = {"num_classes": getattr(model, "num_classes", None), "in_chans": None if channels == 3 else channels}
-    return {key: value for key, value in args.items() if value is not None}
+    return _configured_args(model, name) | {key: value for key, value in args.items() if value is not None}
+
+
+def _configured_args(model: nn.Module, name: str) -> dict[str, Any]:
+    """Returns the builder's arguments that the configuration of a folder or repository asks for."""
+    source, _, location = name.partition(":")
+    if source not in ("hf-hub", "local-dir"):
+        return {}
+    kept = getattr(model, "_model_args", None)
+    if kept is None:  # a timm that does not keep them
+        from timm.models import _hub
+
+        read = _hub.load_model_config_from_hf if source == "hf-hub" else _hub.load_model_config_from_path
+        kept = read(location)[-1]
+    return {key: value for key, value in (kept or {}).items() if key not in ("pretrained", "cache_dir")}
 
 
 def _check_published_head(spec: str, network: LoadedNetwork) -> None:
@@ -373,10 +388,9 @@ def _load_hf(name: str, args: dict[str, Any], user_weights: UserWeights | None) 
         raise LookalikeError("a repository's code is never run: leave out trust_remote_code")
     with downloading(f"hf:{name}"):
         transformers = import_extra("transformers")
-        architecture = None
-        if user_weights is None:
-            config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
-            architecture = base_architecture(transformers, config)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
+        _check_entries(f"hf:{name}", config, args)
+        architecture = base_architecture(transformers, config) if user_weights is None else None
         if architecture is not None:
             network = load_base(name, architecture, config, args)
         else:
@@ -386,9 +400,25 @@ def _load_hf(name: str, args: dict[str, Any], user_weights: UserWeights | None) 
     if architecture is not None:
         base_spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": network.args}
         return LoadedClassifier(model, base_spec, preprocessing, None, OUTPUT, problem)
+    if user_weights is not None and not Path(name).is_dir():
+        # the published labels are of the published weights; an equal number of classes does not make them the user's
+        model.config.id2label = {k: f"LABEL_{k}" for k in range(model.config.num_labels)}
     names = [str(label) for _, label in sorted(model.config.id2label.items())]
     spec = {"source": "hf", "name": name, "config": model.config.to_dict(), "args": {}}
     return _assemble(network, spec, preprocessing, None if is_default(names) else names, problem)
+
+
+def _check_entries(network: str, config: Any, args: Mapping[str, Any]) -> None:
+    """Checks that a configuration has the entries that are to be changed; the library takes others in silence.
+
+    Raises:
+        LookalikeError: If it has not.
+    """
+    for entry in args:
+        if entry != "ignore_mismatched_sizes" and not hasattr(config, entry):  # that is for the loading function
+            similar = difflib.get_close_matches(entry, vars(config), n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
+            raise LookalikeError(f"the configuration of {network} has no entry {entry!r}{hint}")
 
 
 def _load_hf_network(name: str, args: dict[str, Any], user_weights: UserWeights | None) -> LoadedNetwork:

@@ -1,15 +1,19 @@
 """Builds networks with a function in a user's own file."""
 
 import importlib.util
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import xxhash
 from torch import nn
 
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing
+
+_FOLDERS: set[Path] = set()  # of the files that were read
 
 
 def read_function(spec: str) -> Callable[..., Any]:
@@ -22,21 +26,42 @@ def read_function(spec: str) -> Callable[..., Any]:
     path = Path(path_text).resolve()
     if not path.is_file():
         raise LookalikeError(f"{path_text!r} does not exist")
-    module_spec = importlib.util.spec_from_file_location(f"_lookalike_user_{path.stem}", path)
+    module_name = f"_lookalike_user_{path.stem}_{xxhash.xxh3_64_hexdigest(os.fsencode(path))}"
+    module_spec = importlib.util.spec_from_file_location(module_name, path)
     if module_spec is None or module_spec.loader is None:
         raise LookalikeError(f"{path_text!r} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
+    _forget_other_neighbours(path.parent)
+    sys.modules[module_name] = module  # where data classes look for it
     sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
     try:
         module_spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        del sys.modules[module_name]
+        if isinstance(error, SystemExit):
+            raise LookalikeError(
+                f"{path_text!r} ends the program when it is imported; put what it runs as a script below "
+                "if __name__ == '__main__'"
+            ) from error
         raise LookalikeError(f"{path_text!r} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
+        _FOLDERS.add(path.parent)
     function: Callable[..., Any] | None = getattr(module, function_name, None)
     if not callable(function):
         raise LookalikeError(f"{path_text!r} has no function {function_name!r}")
     return function
+
+
+def _forget_other_neighbours(folder: Path) -> None:
+    """Forgets modules beside files that were read before, where this folder has modules of the same names."""
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        top = name.partition(".")[0]
+        if file and (not (folder / f"{top}.py").is_file() and not (folder / top).is_dir()):
+            continue
+        if file and any(other != folder and other in Path(file).parents for other in _FOLDERS):
+            del sys.modules[name]
 
 
 def call_function(spec: str, function: Any, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing | None]:

@@ -1,10 +1,45 @@
 """Removes or replaces the head of a classifier."""
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.untouched import in_eval_mode
 from lookalike.networks.registry import NETWORKS
+
+
+class RemovedHead(nn.Identity):
+    """Stands where the head of a network was that is used without one."""
+
+
+def check_nothing_follows(removed: nn.Module, embeddings: Tensor, run: Callable[[], Any]) -> None:
+    """Checks that a network without its head returns what the head would get, but for pooling.
+
+    Args:
+        removed: What stands in the place of the head.
+        embeddings: What is taken for the network's embeddings [N, D].
+        run: Runs the network.
+
+    Raises:
+        LookalikeError: If more follows the head, such as a softmax.
+    """
+    inputs: list[Tensor] = []
+    hook = removed.register_forward_pre_hook(lambda _module, args: inputs.append(args[0].detach().clone()))
+    try:
+        run()
+    finally:
+        hook.remove()
+    features = inputs[0] if inputs[0].ndim == 2 else inputs[0].flatten(2).mean(2)
+    if features.shape != embeddings.shape or not torch.allclose(features, embeddings, rtol=1e-2, atol=1e-4):
+        raise LookalikeError(
+            "the network without its head does not return the head's input: something follows the head, such as a "
+            "softmax; let the network return the head's output, and apply that outside of it"
+        )
 
 
 class Backbone(nn.Module):
@@ -25,9 +60,25 @@ class Backbone(nn.Module):
         self.embedding_dim = _input_dim(network, head)
         _replace(network, head, nn.Identity())
         self.network = network
+        self._head, self._is_checked = head, False
 
     def forward(self, images: Tensor) -> Tensor:
-        """Returns embeddings [N, D]."""
+        """Returns embeddings [N, D].
+
+        Raises:
+            LookalikeError: At the first call, if something follows the head.
+        """
+        embeddings = self._embed(images)
+        is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
+        if not self._is_checked and not is_traced:
+            self._is_checked = True
+            with torch.no_grad():
+                probe = images[:1]
+                embed, removed = functools.partial(self._embed, probe), self.network.get_submodule(self._head)
+                in_eval_mode(self, lambda: check_nothing_follows(removed, embed(), embed))
+        return embeddings
+
+    def _embed(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)
         return features if features.ndim == 2 else features.flatten(2).mean(2)
 
@@ -53,13 +104,13 @@ def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = Fal
 
 @NETWORKS.register("without-head")
 def without_head(network: nn.Module, *, head: str) -> nn.Module:
-    """Returns the network with ``nn.Identity`` as its head, for weights without a head.
+    """Returns the network with an identity as its head, for weights without a head.
 
     Raises:
         LookalikeError: If there is no such layer.
     """
     _input_dim(network, head)  # raises an error if there is no such layer
-    _replace(network, head, nn.Identity())
+    _replace(network, head, RemovedHead())
     return network
 
 

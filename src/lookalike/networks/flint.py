@@ -94,7 +94,8 @@ def hidden_layers(network: nn.Module, sample: Tensor, number: int = 2) -> tuple[
 
     def record(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            if isinstance(output, Tensor) and output.ndim == 4:
+            # a gate of one position per channel (squeeze and excitation) is no map
+            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
                 resolution = tuple(output.shape[2:])
                 layer_of_resolution.pop(resolution, None)  # keeps resolutions in the order of their last layers
                 layer_of_resolution[resolution] = (name, output.shape[1])
