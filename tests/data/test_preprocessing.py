@@ -24,10 +24,8 @@ def test_is_undone_for_display_and_survives_json():
     for one in (
         Preprocessing.square(32),
         Preprocessing((16, 24), None, (0.1,), (0.3,), "bicubic"),
-        Preprocessing(
-            (16, 24), (12, 12), fit="contain", fill=(9, 8, 7), convention="transformers", channel_order="bgr"
-        ),
-        Preprocessing((16, 24), None, window=(0.9, 0.8), pad=(30, 40), transparency="white"),
+        Preprocessing((16, 24), (12, 12), fit="contain", convention="transformers", channel_order="bgr"),
+        Preprocessing((16, 24), (12, 12), fill=(9, 8, 7), window=(0.9, 0.8), pad=(30, 40), transparency="white"),
     ):
         again = Preprocessing.from_dict(json.loads(json.dumps(one.to_dict())))
         assert again == one
@@ -58,6 +56,7 @@ def test_sizes_and_arrays():
         ({"pad": (0, 5)}, "pad must be of whole numbers of pixels"),
         ({"convention": "transformers", "interpolation": "box"}, "torch has no interpolation 'box'"),
         ({"fill": (0, 256, 0)}, "fill must be 1 or 3 whole numbers of 0 to 255"),
+        ({"fill": 255, "convention": "transformers"}, "the border of the convention 'transformers' is black"),
         ({"fill": "white"}, "fill must be 1 or 3 whole numbers of 0 to 255, not 'white'"),
         ({"window": (0.5, 0)}, "window must be a number above 0, not 0"),
         ({"window": 0.5}, r"window must be \(height, width\), as shares"),

@@ -88,6 +88,8 @@ def preprocessing_for_model(
     given_preprocessing: Preprocessing | None = reading.preprocessing
     row = _row_of(batches)
     if given_preprocessing is not None:
+        if transform is not None:
+            given_preprocessing = _with_channels_of(row, given_preprocessing, transform) or given_preprocessing
         if transform is not None and transform != given_preprocessing:
             check_preprocessing(given_preprocessing, transform)
         elif row is not None and not _makes(given_preprocessing, row):

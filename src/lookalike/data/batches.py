@@ -20,7 +20,7 @@ from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fin
 from lookalike.data.fitted import FittedSamples, are_bytes, stack_bytes
 from lookalike.data.nvjpeg import OnDevice, decoding_on
 from lookalike.data.parallel import Item, in_processes, in_threads, n_processes_for
-from lookalike.data.prebatched import peek, unbatched
+from lookalike.data.prebatched import peek, unbatched, yields_batches
 from lookalike.data.sampled_rows import rows_drawn_by
 from lookalike.data.samples import (
     as_labels,
@@ -125,10 +125,12 @@ class Batches:
         self._rows: np.ndarray | None = None
         self._yields_batches = False  # True for a stream of whole batches, whose length would count batches
         self.class_names: list[str] | None = None
+        names_of_source: list[str] | None = None
         if isinstance(data, DataLoader):
             batch_size = data.batch_size if batch_size is None else batch_size
             num_workers = data.num_workers if num_workers is None else num_workers
             if data.batch_sampler is None:  # batch_size=None: the data set yields whole batches
+                names_of_source = class_names_of(data.dataset)  # which the wrappers would not pass on
                 data, self._rows = unbatched(data)
             else:
                 self._collate = data.collate_fn
@@ -147,7 +149,7 @@ class Batches:
                 "a pair (x, y) of tensors or arrays, or of a folder lookalike.data.load_folder(folder, preprocessing)"
             )
         else:
-            self.class_names = class_names_of(data)
+            self.class_names = class_names_of(data) if names_of_source is None else names_of_source
         self.dataset = data
         self._on_device: OnDevice | None = None
         if decode_on is not None:
@@ -164,6 +166,8 @@ class Batches:
     @property
     def total(self) -> int | None:
         """The number of samples, or None when it is not known."""
+        if not self._yields_batches and isinstance(self.dataset, IterableDataset) and hasattr(self.dataset, "__len__"):
+            self._yields_batches = yields_batches(self.dataset)
         try:
             return None if self._yields_batches else len(self)
         except TypeError:
@@ -414,9 +418,11 @@ class Batches:
 
     def _collate_checked(self, items: list[Any], first: int, pinned: bool = False) -> tuple[Inputs, np.ndarray]:
         """Collates samples, and checks that there is one label per row; ``first`` is the first sample's number."""
-        stack = functools.partial(stack_bytes, pinned=pinned)
-        collate = stack if self._collate is default_collate and are_bytes(items) else self._collate
-        inputs, labels = collate_samples(items, first, None if collate is default_collate else collate)
+        if self._collate is default_collate and are_bytes(items):
+            inputs, labels = stack_bytes(items, pinned=pinned)
+        else:
+            own = None if self._collate is default_collate else self._collate
+            inputs, labels = collate_samples(items, first, own)
         values = as_labels(labels)
         check_rows(inputs, values, first)
         return inputs, values
@@ -445,14 +451,19 @@ def _is_map_style(data: Any) -> bool:
         hasattr(data, "__getitem__")
         and hasattr(data, "__len__")
         and not isinstance(data, Mapping | str | Tensor | np.ndarray)
+        and not hasattr(data, "iloc")  # a table of pandas: data[0] is a column
     )
 
 
 def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
     """Recognises a pair (x, y) of tensors or arrays."""
-    if not (isinstance(data, tuple | list) and len(data) == 2 and _is_array(data[0])):
+    if not (isinstance(data, tuple | list) and len(data) == 2):
         return None
     x, y = data
+    if isinstance(data, tuple) and isinstance(x, list) and len(x) > 1 and all(_is_array(one) for one in x):
+        x = _stacked(x)
+    if not _is_array(x):
+        return None
     if isinstance(data, tuple) and not isinstance(y, Tensor) and (isinstance(y, list) or hasattr(y, "__array__")):
         y = np.asarray(y)
     if not _is_array(y):
@@ -465,6 +476,15 @@ def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
         names, values = np.unique(values, return_inverse=True)
         return x, values.astype(np.int64), [str(name) for name in names]
     return x, as_labels(values), None
+
+
+def _stacked(images: list[Any]) -> Tensor:
+    """Stacks a list of images as one tensor [N, …]."""
+    tensors = [as_tensor(image) for image in images]
+    shapes = sorted({str(tuple(tensor.shape)) for tensor in tensors})
+    if len(shapes) > 1:
+        raise LookalikeError(f"x is a list of arrays that differ in shape ({', '.join(shapes[:3])}); give one size")
+    return torch.stack(tensors)
 
 
 def _is_array(value: Any) -> bool:

@@ -38,7 +38,8 @@ def copies_sentence(data: Any) -> str | None:
     if not groups:
         return None
     n_copies = sum(len(group) - 1 for group in groups)
-    n_across = sum(len(np.unique(classes[group])) > 1 for group in groups)
+    # of each group the first image is the original, and the others are its copies
+    n_across = sum(int((classes[group[1:]] != classes[group[0]]).sum()) for group in groups)
     named = sorted(groups, key=lambda group: len(np.unique(classes[group])) < 2)[:_NAMED]
     names = without_common_folder([str(file) for file in files])
     listed = "; ".join(" = ".join(f"'{visible(names[rows[place]])}'" for place in group[:2]) for group in named)

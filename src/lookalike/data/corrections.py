@@ -20,6 +20,7 @@ from lookalike.data.batches import Batches
 if TYPE_CHECKING:
     from lookalike.data.bundle import DataBundle
 
+_MOST_DIGITS = 18  # Python refuses to read numbers of thousands of digits
 COLUMNS = ("sample", "file_name", "label", "corrected")
 
 
@@ -78,20 +79,28 @@ def with_corrections(bundle: "DataBundle", path: str | Path) -> "DataBundle":
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yields the rows of the table, with the numbers of their lines."""
-    text = read_bytes(path).decode("utf-8-sig", "backslashreplace")
-    reader = csv.DictReader(io.StringIO(text))
+    try:
+        content = read_bytes(path)
+    except FileNotFoundError:
+        raise LookalikeError(f"the table of corrected labels {str(path)!r} does not exist") from None
+    except (OSError, LookalikeError) as error:
+        raise LookalikeError(f"the table of corrected labels {str(path)!r} cannot be read: {error}") from error
+    reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig", "backslashreplace")))
     missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
     if missing:
         raise LookalikeError(
             f"{str(path)!r} is no table of corrected labels: it has no column {missing[0]!r} (columns: "
             f"{', '.join(COLUMNS)})"
         )
-    for row in reader:
-        yield reader.line_num, {column: row[column] or "" for column in COLUMNS}
+    try:
+        for row in reader:
+            yield reader.line_num, {column: row[column] or "" for column in COLUMNS}
+    except csv.Error as error:
+        raise LookalikeError(f"{str(path)!r}, line {reader.line_num + 1} cannot be read: {error}") from error
 
 
 def _sample_of(text: str, n_samples: int, number: int, path: Path) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) >= n_samples:
+    if not text.isascii() or not text.isdigit() or len(text) > _MOST_DIGITS or int(text) >= n_samples:
         raise LookalikeError(
             f"{str(path)!r}, line {number}: there is no training sample {shown(text)}; there are {n_samples:,}"
         )

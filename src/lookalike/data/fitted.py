@@ -71,9 +71,15 @@ class FittedSamples:
 
 
 def are_bytes(items: Sequence[Any]) -> bool:
-    """Says whether samples are images as bytes, all of one shape."""
-    shapes = {tuple(x.shape) for x, *_ in items if isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 3}
-    return len(shapes) == 1 and all(isinstance(x, Tensor) and x.dtype == torch.uint8 for x, *_ in items)
+    """Says whether samples are images as bytes, all of one shape, each with a number as its label."""
+    return all(_is_image_as_bytes(item) for item in items) and len({tuple(x.shape) for x, _ in items}) == 1
+
+
+def _is_image_as_bytes(item: Any) -> bool:
+    if not isinstance(item, tuple) or len(item) != 2:
+        return False
+    x, y = item
+    return isinstance(x, Tensor) and x.dtype == torch.uint8 and x.ndim == 3 and isinstance(y, int | np.integer)
 
 
 def stack_bytes(items: Sequence[tuple[Tensor, int]], *, pinned: bool = False) -> tuple[Tensor, Tensor]:

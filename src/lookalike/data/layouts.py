@@ -46,6 +46,12 @@ def _layout_of_rows(top: Tree, rows: list[LabelledFile]) -> Layout:
     part_names: list[PartName | None] = [row.part for row in rows]
     if all(part_name is None for part_name in part_names):
         part_names = _parts_by_folders(rows)
+    if None in part_names and any(part_names):
+        file = next(row.file for row, part in zip(rows, part_names, strict=True) if part is None)
+        other = next(row.file for row, part in zip(rows, part_names, strict=True) if part is not None)
+        raise LookalikeError(
+            f"a table of {top.path!r} gives {file!r} no part (train, test), and {other!r} has one; give all or none one"
+        )
     root, notes = Path(top.path), list[str]()
     if all(part_name is None for part_name in part_names):
         names = _sorted_class_names(rows)

@@ -111,21 +111,43 @@ def in_processes(read: Callable[[int], Item], chunks: Sequence[np.ndarray], n_pr
         multiprocessing_context=multiprocessing.get_context("fork"),
         generator=torch.Generator(),  # seeds the processes, so that torch's global random state does not change
     )
-    done = enumerate(iter(loader))
-    for chunk in chunks:
-        items: list[Item] = []
-        while len(items) < len(chunk):
-            try:
-                part, read_items = next(done)
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                raise LookalikeError(
-                    "a process that read images has ended, perhaps for lack of memory; read with fewer processes, or "
-                    "in threads with one (--workers 1, num_workers=1)"
-                ) from error
-            items += read_items if slots is None else slots.taken(part, read_items)
-        yield items
+    iterator = iter(loader)
+    done = enumerate(iterator)
+    try:
+        for chunk in chunks:
+            items: list[Item] = []
+            while len(items) < len(chunk):
+                part, read_items = _next_of(done)
+                items += read_items if slots is None else slots.taken(part, read_items)
+            yield items
+    finally:
+        _end(iterator)
+
+
+def _next_of(done: Iterator[tuple[int, list[Item]]]) -> tuple[int, list[Item]]:
+    """Returns the next part that the processes have read, and its number."""
+    try:
+        return next(done)
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise LookalikeError(
+            "a process that read images has ended, perhaps for lack of memory; read with fewer processes, or in "
+            "threads with one (--workers 1, num_workers=1)"
+        ) from error
+
+
+def _end(iterator: Any) -> None:
+    """Ends the processes of a loader.
+
+    A process that was forked while another thread held a lock can wait for it forever, and hear no other signal.
+    """
+    processes = list(getattr(iterator, "_workers", ()))
+    getattr(iterator, "_shutdown_workers", lambda: None)()
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 class _Slots:

@@ -5,14 +5,14 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data._utils.collate import default_convert
 
 from lookalike._core.errors import LookalikeError
-from lookalike.data.sampled_rows import draws_by_rule, rows_with_weight
+from lookalike._core.untouched import random_states, undoing
+from lookalike.data.sampled_rows import draws_by_rule, rows_with_weight, save_random_states
 from lookalike.data.samples import split_item
 
 _COLOURS = 3
@@ -58,6 +58,17 @@ def peek(dataset: Any) -> tuple[IterableDataset[Any], bool]:
     return _Stream(chain([first], items), None), _is_batch(first)
 
 
+def yields_batches(dataset: IterableDataset[Any]) -> bool:
+    """Says whether a stream's items are whole batches; False for one that can be read once only."""
+    items = undoing(random_states(), lambda: iter(dataset))
+    if id(items) == id(dataset):
+        return False
+    try:
+        return undoing(random_states(), lambda: _is_batch(next(items, None)))
+    except Exception:  # it is raised when the stream is read
+        return False
+
+
 def _is_batch(item: Any) -> bool:
     """Says whether an item is a batch: it has as many labels as its inputs have rows.
 
@@ -90,7 +101,7 @@ def _first_array(x: Any) -> Any:
 
 
 def _draw(loader: DataLoader[Any]) -> tuple[list[Any], np.ndarray | None]:
-    """Draws all indices from a loader's sampler, and restores torch's random state.
+    """Draws all indices from a loader's sampler, and restores the random states that this moves.
 
     Returns:
         What the sampler yields (of a sequential or random sampler only the first index), and the sorted indices of
@@ -100,8 +111,7 @@ def _draw(loader: DataLoader[Any]) -> tuple[list[Any], np.ndarray | None]:
     if draws_by_rule(sampler):
         rows = rows_with_weight(sampler, len(loader.dataset))  # type: ignore[arg-type]
         return list(range(min(1, len(loader.dataset)))) if rows is None else rows[:1].tolist(), rows  # type: ignore[arg-type]
-    with torch.random.fork_rng(devices=[]):
-        drawn = list(sampler)
+    drawn = undoing(save_random_states(sampler), lambda: list(sampler))
     are_indices = all(isinstance(index, int | np.integer) for index in drawn)
     return drawn, np.unique(np.asarray(drawn, dtype=np.int64)) if are_indices else None
 

@@ -130,6 +130,8 @@ class Preprocessing:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _sizes(name, getattr(self, name)))
         object.__setattr__(self, "fill", _colour(self.fill))
+        if self.on_tensors and any(self.fill):
+            raise LookalikeError(f"the border of the convention {self.convention!r} is black: leave fill out")
         if self.window is not None:
             object.__setattr__(self, "window", _shares("window", self.window))
 
@@ -189,8 +191,10 @@ class Preprocessing:
             return replace(self, resize=resize, crop=new)
         if new[0] == new[1] and old[0] == old[1]:
             return replace(self, resize=self.resize * new[0] // old[0], crop=new)
+        if new[0] * old[1] == new[1] * old[0]:  # of the same shape
+            return replace(self, resize=self.resize * new[0] // old[0], crop=new)
         # `resize` is a shorter side, and a crop is not square: the new shorter side need not be the same one.
-        sides = new[0] * self.resize // max(old), new[1] * self.resize // max(old)
+        sides = new[0] * self.resize // min(old), new[1] * self.resize // min(old)
         return replace(self, resize=sides, crop=new, fit="cover")
 
     def __call__(self, image: Image.Image | np.ndarray) -> Tensor:
@@ -381,7 +385,8 @@ class Preprocessing:
         size = self._resized_size(image.height, image.width)
         if self._crops_first(image) and self.crop is not None:
             options: Any = {"convention": self.convention, "fill": (0,) if self.on_tensors else self.fill}
-            return self._to_tensor(resize_and_crop(image, size, self.crop, self.interpolation, **options))
+            fitted = self._to_tensor(resize_and_crop(image, size, self.crop, self.interpolation, **options))
+            return self._as_convention(fitted)
         if self.on_tensors:
             return self._resize_and_crop_tensor(self._to_tensor(image), size)
         if self.resize is not None:
@@ -392,15 +397,19 @@ class Preprocessing:
 
     def _resize_and_crop_tensor(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Resizes bytes [C, H, W] to (height, width) and crops them with torch; see ``fit_picture``."""
-        if self.convention == "transformers-float":
-            image = image.float() * (
-                1 / 255
-            )  # Transformers multiplies; dividing by 255 may differ in the last bit, and std enlarges it
+        image = self._as_convention(image)
         if self.resize is not None:
             image = resize_tensor(image, size, self.interpolation)
         if self.crop is not None:
             image = crop_tensor(image, self.crop, self.convention)
         return image
+
+    def _as_convention(self, image: Tensor) -> Tensor:
+        """Returns bytes [C, H, W] as they are, or as float32 in [0, 1] for the convention that computes with these."""
+        if self.convention != "transformers-float":
+            return image
+        # Transformers multiplies; dividing by 255 may differ in the last bit, and std enlarges it
+        return image.float() * (1 / 255)
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
         """Returns a picture's bytes [C, H, W]."""

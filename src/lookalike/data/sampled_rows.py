@@ -27,7 +27,7 @@ def rows_drawn_by(loader: DataLoader[Any]) -> np.ndarray | None:
         return None
     if draws_by_rule(sampler):
         return rows_with_weight(sampler, len(loader.dataset))  # type: ignore[arg-type]
-    restore = _save_random_states(sampler, batch_sampler)
+    restore = save_random_states(sampler, batch_sampler)
     drawn = undoing(restore, lambda: list(sampler) if sampler is not None else _flatten(batch_sampler))
     return np.unique(np.asarray(drawn, dtype=np.int64))
 
@@ -48,7 +48,7 @@ def rows_with_weight(sampler: Any, n_samples: int) -> np.ndarray | None:
     return None if len(rows) == n_samples else rows
 
 
-def _save_random_states(*samplers: Any) -> Callable[[], None]:
+def save_random_states(*samplers: Any) -> Callable[[], None]:
     """Saves the global random states and those of the samplers; returns a function that restores them."""
     restore_global = random_states()
     owners = [*samplers, *(getattr(sampler, "sampler", None) for sampler in samplers)]

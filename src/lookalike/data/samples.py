@@ -114,7 +114,10 @@ def as_tensor(values: Any) -> Tensor:
     if isinstance(values, Tensor):
         return values
     try:
-        return torch.from_numpy(np.ascontiguousarray(values))
+        array = np.ascontiguousarray(values)
+        return torch.from_numpy(
+            array.astype(array.dtype.newbyteorder("="), copy=False)
+        )  # torch takes no big-endian ones
     except TypeError as error:
         raise LookalikeError(f"x has values of type {np.asarray(values).dtype}, which are not numbers") from error
 

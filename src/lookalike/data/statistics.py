@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike._core.errors import WriteError
 from lookalike._core.files import write_whole
 from lookalike._core.provenance import fingerprint_array
 
@@ -57,7 +58,7 @@ def saved_statistics(root: Path, name: str, images: np.ndarray) -> tuple[Channel
         saved = {}
     mean, std = channel_statistics(images)
     of_all_data_sets = saved if isinstance(saved, dict) else {}
-    with suppress(OSError):
+    with suppress(OSError, WriteError):
         write_whole(path, json.dumps({**of_all_data_sets, name: {"key": key, "mean": mean, "std": std}}, indent=2))
     return mean, std
 

@@ -2,6 +2,7 @@
 
 import codecs
 import csv
+import functools
 import io
 import json
 from dataclasses import dataclass
@@ -108,6 +109,17 @@ def _read_csv(path: Path, reader: Any) -> tuple[list[list[str]], list[int]]:
     return rows, numbers
 
 
+def _as_object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Returns an object of JSON; one that gives two values to a name is refused."""
+    entries: dict[str, Any] = {}
+    for name, value in pairs:
+        if entries.setdefault(name, value) != value:
+            raise LookalikeError(
+                f"{str(path)!r} gives {name!r} as {entries[name]!r} and as {value!r}; an image has one class"
+            )
+    return entries
+
+
 def _read_json(path: Path, text: str) -> list[tuple[int, Any]]:
     """Reads JSON lines, a JSON list of objects, or one JSON object that maps files to classes.
 
@@ -115,7 +127,9 @@ def _read_json(path: Path, text: str) -> list[tuple[int, Any]]:
         (line or entry number, record) of each row.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, object_pairs_hook=functools.partial(_as_object, path))
+    except LookalikeError:
+        raise
     except ValueError:  # several lines of JSON
         document = None
     if isinstance(document, list):
@@ -123,7 +137,7 @@ def _read_json(path: Path, text: str) -> list[tuple[int, Any]]:
     if isinstance(document, dict) and path.suffix.lower() not in (".jsonl", ".ndjson") and _maps_files(document):
         return [(k, {"file_name": file, "label": label}) for k, (file, label) in enumerate(document.items(), 1)]
     records = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):  # str.splitlines ends lines within texts, too
         if not line.strip():
             continue
         try:

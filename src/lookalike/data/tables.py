@@ -1,5 +1,6 @@
 """Reads tables of labels: finds the columns of files, classes and parts, and the file that each row names."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -150,13 +151,20 @@ class _ImageIndex:
 
     def __init__(self, top: Tree) -> None:
         start = len(top.path.rstrip("/\\")) + 1
-        self.files = [
-            path[start:].replace("\\", "/") if "\\" in path else path[start:] for path in top.walk(count_repeated=True)
-        ]
+        self.files = [path[start:].replace(os.sep, "/") for path in top.walk(count_repeated=True)]
         self._root_name = name_key(Path(top.path).resolve().name)
+        self._by_path: dict[str, list[str]] = defaultdict(list)
+        # by their names without suffix, and by these with the folder that they are in: many folders can have files of
+        # the same names
         self._by_stem: dict[str, list[str]] = defaultdict(list)
+        self._by_folder_and_stem: dict[str, list[str]] = defaultdict(list)
         for file in self.files:
-            self._by_stem[name_key(without_suffix(file.rpartition("/")[2]))].append(file)
+            path = _key_of(file)
+            folder, _, name = path.rpartition("/")
+            stem = without_suffix(name)
+            self._by_path[path].append(file)
+            self._by_stem[stem].append(file)
+            self._by_folder_and_stem[f"{folder.rpartition('/')[2]}/{stem}"].append(file)
 
     def find(self, name: str, base: str) -> list[str]:
         """Returns the files that a table's cell may mean; more than one if the cell is ambiguous.
@@ -165,19 +173,25 @@ class _ImageIndex:
             name: The cell.
             base: Folder of the table, relative to the root.
         """
-        name = "/".join(folder for folder in name_key(name).replace("\\", "/").split("/") if folder not in ("", "."))
-        file_name = name.rpartition("/")[2]
-        candidates = [
-            file for file in self._by_stem.get(without_suffix(file_name), []) if _may_be_same_format(file_name, file)
-        ]
+        name = "/".join(folder for folder in _key_of(name).split("/") if folder not in ("", "."))
+        folder, _, file_name = name.rpartition("/")
         # An exact path wins: from the table's own folder first, then from the root.
         for path in (f"{base}/{name}" if base else name, name):
-            exact_matches = [file for file in candidates if name_key(file) == path]
-            if exact_matches:
-                return exact_matches
+            if path in self._by_path:
+                return self._by_path[path]
+        stem = without_suffix(file_name)
+        if folder:  # two paths that overlap have this folder in common, unless the file is in the root
+            parent = folder.rpartition("/")[2]
+            found = [
+                *self._by_folder_and_stem.get(f"/{stem}", []),
+                *self._by_folder_and_stem.get(f"{parent}/{stem}", []),
+            ]
+        else:
+            found = self._by_stem.get(stem, [])
+        candidates = [file for file in found if _may_be_same_format(file_name, file)]
         # Otherwise files whose path overlaps with the cell's, if possible below the table's own folder.
         candidates = [file for file in candidates if not base or file.startswith(f"{base}/")] or candidates
-        return [file for file in candidates if self._is_end_of_path(name, without_suffix(name_key(file)))]
+        return [file for file in candidates if self._is_end_of_path(name, without_suffix(_key_of(file)))]
 
     def _is_end_of_path(self, name: str, file: str) -> bool:
         """Says whether a table's path and a file's path agree where they overlap.
@@ -191,6 +205,11 @@ class _ImageIndex:
             return True
         from_root = f"/{self._root_name}{file_path}"
         return table_path.endswith(file_path) and (file_path.count("/") > 1 or table_path.endswith(from_root))
+
+
+def _key_of(path: str) -> str:
+    """Returns a path by which to find it, however it is spelled."""
+    return name_key(path).replace("\\", "/")
 
 
 def _may_be_same_format(name: str, file: str) -> bool:
@@ -272,20 +291,24 @@ def _labels(table: Table, source: Source, file_column: int) -> list[str]:
                 f"{', '.join(map(repr, table.header))}"
             )
         return _as_whole_numbers(table.column(header.index(_column_key(source.label_column))))
-    candidates = [header.index(name) for name in _LABEL if name in header and header.index(name) != file_column]
+    candidates = [k for name in _LABEL for k, found in enumerate(header) if found == name and k != file_column]
     if not candidates:
         return _labels_from_flags(table, source, file_column)
-    columns = {table.header[k]: _as_whole_numbers(table.column(k)) for k in candidates}
+    columns = {k: _as_whole_numbers(table.column(k)) for k in candidates}
     # A column of names is preferred to one of numbers. Others are fine if they say the same, one to one: "label" 0, 1
     # beside "species" cat, dog.
-    with_names = [name for name, cells in columns.items() if not all(cell.isdecimal() for cell in cells if cell)]
+    with_names = [k for k, cells in columns.items() if not all(cell.isdecimal() for cell in cells if cell)]
     preferred = (with_names or list(columns))[0]
-    for name, cells in columns.items():
+    for k, cells in columns.items():
         pairs = set(zip(columns[preferred], cells, strict=True))
         if len(pairs) != len(set(columns[preferred])) or len(pairs) != len(set(cells)):
+            if table.header[k] == table.header[preferred]:
+                raise LookalikeError(
+                    f"the table {str(source.path)!r} has two columns {table.header[k]!r} that differ: rename one"
+                )
             raise LookalikeError(
-                f"the table {str(source.path)!r} has two columns of classes, {preferred!r} and {name!r}; say which: "
-                f"--labels {source.path}:{preferred}"
+                f"the table {str(source.path)!r} has two columns of classes, {table.header[preferred]!r} and "
+                f"{table.header[k]!r}; say which: --labels {source.path}:{table.header[preferred]}"
             )
     return columns[preferred]
 

@@ -69,7 +69,8 @@ def load_training_data(
         repeat = 3 // default.channels
         size = (image_size, image_size)
         has_size = default.crop == size or default.resize == size
-        resized = default if has_size else replace(default, resize=size, crop=None)
+        crop = size if default.fit == "contain" else None  # which alone would leave each image its own shape
+        resized = default if has_size else replace(default, resize=size, crop=crop)
         return bundle.with_preprocessing(replace(resized, mean=default.mean * repeat, std=default.std * repeat))
     plain = Preprocessing.square(image_size, mean=(0.0,) * 3, std=(1.0,) * 3, transparency="white", **reading)
     bundle = settle_value_range(load_folder(source, plain, seed=seed, labels=labels))

@@ -126,8 +126,11 @@ def warn_of_transparency(data: Any, what: str) -> None:
         for row in evenly_spread(len(files), _MAX_HEADERS)
         if _header_allows_transparency(files[int(row)])
     ]
-    found = TransparentImages(n_read=min(len(files), _MAX_HEADERS) - len(candidates))
-    for row in evenly_spread(len(candidates), _MAX_DECODED):
+    shown = evenly_spread(len(candidates), _MAX_DECODED)
+    n_opaque = min(len(files), _MAX_HEADERS) - len(candidates)
+    # where not all candidates are decoded, as many of the others count as belong to those
+    found = TransparentImages(n_read=round(n_opaque * len(shown) / len(candidates)) if candidates else n_opaque)
+    for row in shown:
         file = candidates[int(row)]
         try:
             found.look_at(decode_image(file, large_images=True), str(file))
