@@ -191,3 +191,14 @@ def test_a_label_that_is_no_class_is_refused(calibrated, label):
     with pytest.raises(LookalikeError, match="the label of 'a' must be a whole number from 0 to 2"):
         watch.add_labels({"a": label})
     assert watch.add_labels({"a": np.int64(2)}) == 1
+
+
+def test_two_watches_of_one_file_do_not_lose_each_others_images(calibrated, tmp_path):
+    state = tmp_path / "state.json"
+    first, second = Watch(calibrated, state=state), Watch(calibrated, state=state)
+    assert first.add(strange(150, 1)).alarm
+    with pytest.raises(LookalikeError, match="was changed meanwhile, by another watch of the same file"):
+        second.add(images(10, 3)[0])
+    assert Watch(calibrated, state=state).alarm
+    first.add(images(10, 3)[0])
+    assert Watch(calibrated, state=state).alarm

@@ -1,5 +1,6 @@
 """Watching a model over time: are the images still like those that it was calibrated with?"""
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -14,9 +15,10 @@ from torch.utils._pytree import tree_leaves
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
+from lookalike._core.folder_lock import alone, lock_beside
 from lookalike._core.intervals import share
 from lookalike._core.names import json_text, visible
-from lookalike._core.records import from_json, read_json
+from lookalike._core.records import from_json, read_bytes, read_json
 from lookalike.doubt import Doubt, ExchangeabilityTest, conformal_p_values
 from lookalike.doubt.watched import Mode, WatchedImage, WatchReport, WatchState, image_id, upgraded
 from lookalike.encoder.calls import n_rows, take_rows
@@ -77,6 +79,7 @@ class Watch:
         self.expected_accuracy = float(values["correct"].mean())
         self._state = WatchState(_identity(model), self.bound, seed, occupancy=[0] * len(model.prototypes))
         self._seen: set[str] = set()
+        self._stored: str | None = None  # digest of the file that this watch goes on from; None if there is none
         if self.file is not None and self.file.exists():
             self._restore(self.file)
 
@@ -347,16 +350,29 @@ class Watch:
         }
 
     def _save(self, file: Path) -> None:
-        """Writes the state; at any time the file has the old state or the new one."""
+        """Writes the state; at any time the file has the old state or the new one.
+
+        Raises:
+            LookalikeError: If another watch has written there meanwhile: its images and its alarm would be lost.
+        """
         state = self._state
         for kind, test in self._tests.items():
             state.scores[kind] = test.added
             state.log_bets[kind] = [None if math.isinf(bet) else bet for bet in test.log_bets]
-        write_whole(file, json_text(asdict(state)) + "\n")
+        text = json_text(asdict(state)) + "\n"
+        with alone(lock_beside(file)):
+            if file.exists() and _digest(file.read_bytes()) != self._stored:
+                raise LookalikeError(
+                    f"the state {str(file)!r} was changed meanwhile, by another watch of the same file; nothing "
+                    "was added to it: watch these images again"
+                )
+            write_whole(file, text)
+        self._stored = _digest(text.encode())
 
     def _restore(self, file: Path) -> None:
         """Reads the state of an earlier run."""
         try:
+            stored = _digest(read_bytes(file))  # before it is read: a later state is not taken for it
             state: WatchState = from_json(WatchState, upgraded(read_json(file)), "state")
         except LookalikeError as error:
             raise LookalikeError(f"the state {str(file)!r} cannot be used: {error}; remove it to begin anew") from error
@@ -376,7 +392,7 @@ class Watch:
         for kind, test in self._tests.items():
             bets = [-math.inf if bet is None else bet for bet in state.log_bets[kind]]
             test.restore(state.scores[kind], bets, state.n_batches)
-        self._state = state
+        self._state, self._stored = state, stored
         self._seen = set(state.seen)
 
     def _fits(self, state: WatchState) -> bool:
@@ -396,6 +412,10 @@ def content_of(inputs: Any, row: int) -> bytes:
     return b"".join(
         leaf[row].detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes() for leaf in leaves
     )
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _identity(model: PrototypeModel) -> str:

@@ -217,3 +217,19 @@ def test_a_model_of_patches_is_refused_before_anything_is_read(blobs):
     model = convert(network.eval(), blobs, n_prototypes=2, level="patch", progress=False)
     with pytest.raises(LookalikeError, match="prototypes are parts of images"):
         audit(model, blobs)
+
+
+@pytest.fixture
+def marked_free():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3))
+    data = bright_images(60)
+    return convert(net, data, n_prototypes=2, progress=False), data
+
+
+def test_sources_are_compared_as_texts(marked_free):
+    model, data = marked_free
+    numbers = audit(model, data, sources=[7] * 60, progress=False)
+    texts = audit(model, data, sources=["7"] * 60, progress=False)
+    assert [s.reason for s in numbers.of_kind("one source")] == [s.reason for s in texts.of_kind("one source")] == []
+    audit(model, data, sources=[None, *[7] * 59], progress=False)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lookalike import EmbeddingStore, LookalikeError, convert, explain, load
 from lookalike.conversion.survey import survey
-from lookalike.data import DataBundle, Preprocessing
+from lookalike.data import Batches, DataBundle, Preprocessing
 from lookalike.editing import (
     EDITS,
     Add,
@@ -23,9 +23,12 @@ from lookalike.editing import (
     edit_from_dict,
     open_session,
     read_script,
+    resolve,
     run_step,
     script_of,
 )
+from lookalike.editing.pictures import Pictures
+from lookalike.editing.regions import region_mask
 from lookalike.export.file import describe
 from lookalike.export.plain import PlainModel
 from tests.small import bright_images, small_network
@@ -403,3 +406,84 @@ def test_a_prototype_that_no_image_stands_behind_is_still_plain_json(session):
     row = session.snapshot.prototypes.to_table()[-1]
     assert (row["count"], row["purity"], set(row["percentiles"])) == (0, None, {None})
     json.dumps(session.snapshot.prototypes.to_table(), allow_nan=False)
+
+
+@pytest.mark.parametrize("side", [8, 16, 24, 32, 224])
+def test_a_region_has_one_pixel_at_least(side):
+    for region in ((0.97, 0, 1, 1), (0.998, 0, 1, 1), (0, 0.99, 1, 1), (0.999, 0.999, 1, 1), (0, 0, 0.001, 0.001)):
+        mask = region_mask(region, "inside", side, side)
+        assert mask.any()
+        assert not mask.all()
+
+
+def test_a_misspelt_argument_of_an_edit_is_told(session):
+    region = [0, 0, 0.5, 0.5]
+    for name, arguments in (
+        ("erase", {"prototypes": [0], "region": region, "sied": "outside"}),
+        ("restrict", {"prototype": 0, "region": region, "titel": "x"}),
+    ):
+        with pytest.raises(LookalikeError, match=f"{name} has no '(sied|titel)'; it takes prototype"):
+            resolve(session, name, arguments)
+    with pytest.raises(LookalikeError, match="an image or a vector, not both"):
+        resolve(session, "add", {"label": 0, "image": "x.png", "vector": [0.0]})
+
+
+def test_a_script_that_is_not_there_is_told(tmp_path):
+    with pytest.raises(LookalikeError, match="does not exist"):
+        read_script(tmp_path / "none.yaml")
+
+
+def test_the_users_own_files_are_kept_with_the_model_or_saving_is_refused(tmp_path):
+    MODEL.save(tmp_path / "m")
+    (tmp_path / "m" / "images" / "notes.txt").write_text("mine")
+    session = open_session(tmp_path / "m", DATA, network=NET)
+    session.rename(0, "x")
+    session.save(tmp_path / "m", overwrite=True)
+    assert (tmp_path / "m" / "images" / "notes.txt").read_text() == "mine"
+    (tmp_path / "m" / "weights.pt").symlink_to(tmp_path / "elsewhere.pt")
+    session.rename(0, "y")
+    with pytest.raises(LookalikeError, match=r"holds a link, 'weights\.pt'"):
+        session.save(tmp_path / "m", overwrite=True)
+    assert (tmp_path / "m" / "weights.pt").is_symlink()
+
+
+def test_agreement_is_with_the_originals_classes(tmp_path):
+    """Outputs in another order than the data's classes are the same classes; the effect says so, or nothing."""
+    x, y = bright_images(90)
+    names = ["c", "a", "b"]
+    means = torch.stack([x[y == k].flatten(1).mean(0) for k in range(3)])
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 64), torch.nn.Linear(64, 3)).eval()
+    with torch.no_grad():
+        net[1].weight.copy_(torch.eye(64))
+        net[2].weight.copy_(means - means.mean(0))
+        net[2].bias.copy_(-(means - means.mean(0)) @ means.mean(0))
+    order = [(k + 1) % 3 for k in range(3)]
+
+    class Reordered(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net, self.class_names = net, [names[k] for k in order]
+
+        def forward(self, inputs):
+            return self.net(inputs)[:, order]
+
+    sems = [convert(made, (x, y), n_prototypes=2, class_names=names, progress=False) for made in (net, Reordered())]
+    effects = [sem.edit((x, y)).drop(0).effect for sem in sems]
+    agreements = [effect["agreement"][0]["value"] for effect in effects]
+    assert agreements[0] == pytest.approx(agreements[1])
+    assert agreements[0] > 0.5
+
+
+def test_pictures_that_can_be_read_again_are_forgotten(monkeypatch):
+    model = MODEL
+    pictures = Pictures(Batches(DATA), model.value_range, model.preprocessing)
+    first = pictures[3]
+    monkeypatch.setattr("lookalike.editing.pictures._MOST_BYTES", 5 * first.nbytes)
+    for sample in range(40):
+        pictures[sample]
+    assert len(pictures._known) == 5
+    assert torch.equal(pictures[3], first)
+    nearest = torch.tensor([[3, 4], [-1, -1]])
+    shown = pictures.of(nearest, 2)
+    assert torch.equal(shown[0, 0], first)
+    assert shown[1].min() == 255  # a prototype without training images

@@ -40,8 +40,8 @@ def test_a_planted_mark_is_found_first_and_taken_out(marked):
     suspects = audit(model, data, progress=False).with_shortcuts(model, progress=False).of_kind("shortcut")
     assert (suspects[0].rank, suspects[0].sample) == (1, first.prototype)
     assert suspects[0].reason == (
-        "prototype 2 (1): the bottom right is alike on 100% of the images of '1', and on none of another class; put "
-        "there, it turns 100% of 8 images of other classes into '1'"
+        "prototype 2 (1): the bottom right is alike on 100% of the 24 images of '1' that were compared, more than any "
+        "is like one of another class; put there, it turns 100% of 8 images of other classes into '1'"
     )
 
 

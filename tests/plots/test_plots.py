@@ -5,7 +5,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike.plots import Captions, gallery_axes, plot_gallery, plot_heat_map, plot_likeness, sheet_axes
+from lookalike.plots import (
+    Captions,
+    gallery_axes,
+    plot_gallery,
+    plot_heat_map,
+    plot_likeness,
+    plot_map,
+    plot_radar,
+    sheet_axes,
+)
 from lookalike.plots.heatmap import common_limit, outline, paint, shares, smoothed
 from lookalike.plots.pixels import figure_png
 from lookalike.plots.tiles import draw_tile, shorten, tile_axes
@@ -171,3 +180,11 @@ def test_pixels_are_those_of_savefig_and_the_figure_stays_as_it_was(background):
     with Image.open(buffer) as image:
         np.testing.assert_array_equal(drawn, np.asarray(image)[..., : drawn.shape[2]])
     assert drawn.shape[2] == (3 if background == "white" else 4)
+
+
+def test_names_that_begin_with_an_underscore_stand_in_the_legend():
+    points, prototypes = np.random.default_rng(0).normal(size=(30, 2)), np.zeros((3, 2))
+    ax = plot_map(points, np.arange(30) % 3, prototypes, np.arange(3), ["_background_", "cat", "dog"])
+    assert [text.get_text().strip() for text in ax.get_legend().get_texts()] == ["_background_", "cat", "dog"]
+    ax = plot_radar({"_mine": {"accuracy": 0.5}, "other": {"accuracy": 0.6}})
+    assert "_mine" in [text.get_text().strip() for text in ax.get_legend().get_texts()]

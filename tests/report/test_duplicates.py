@@ -13,7 +13,7 @@ from lookalike import convert, evaluate
 from lookalike._core.intervals import share
 from lookalike.data import Batches, Preprocessing, load_data
 from lookalike.embedding import embed
-from lookalike.embedding.neighbours import in_groups
+from lookalike.embedding.neighbours import in_groups, look_around
 from lookalike.report import write_report
 from lookalike.report.commands import Commands
 from lookalike.report.duplicates import Duplicates, Twin, find_duplicates, mirrored_embeddings
@@ -245,3 +245,20 @@ def test_a_page_tells_of_training_images_in_the_test_once(net, tmp_path):
     of_card = (tmp_path / "s.html").read_text(encoding="utf-8")
     assert "the figures are those of a given scorecard" in of_card
     assert "leave out &#39;budget&#39;" not in of_card
+
+
+def test_many_copies_of_one_image_are_all_found(net, images):
+    """More than the few nearest neighbours that are searched first."""
+    x, y = images
+    rng = np.random.default_rng(0)
+    train, test = (
+        Named(x[:40], y[:40]),
+        Named(torch.cat([x[40:70], x[3:4].repeat(12, 1, 1, 1)]), torch.cat([y[40:70], y[3:4].repeat(12)])),
+    )
+    sem = convert(net, train, n_prototypes=2, progress=False)
+    store, train_store = embed(sem, test, progress=False), embed(sem, train, progress=False)
+    found = find_duplicates(sem, store, train_store, decide(sem, store, None), audit=None)
+    assert {*range(30, 42)} <= found.of_training
+    assert found.without.n <= 30
+    points = np.repeat(rng.normal(size=(30, 4)), [20] + [1] * 29, axis=0)
+    assert len(look_around(points.astype(np.float32)).pairs) == 190

@@ -1,6 +1,7 @@
 """The report as a file: what is in it, and when none is written."""
 
 import base64
+import copy
 import hashlib
 import re
 from html.parser import HTMLParser
@@ -11,11 +12,15 @@ from torch import nn
 
 from lookalike import convert, evaluate, explain
 from lookalike._core.errors import LookalikeError
+from lookalike.data import Batches
+from lookalike.embedding import embed
 from lookalike.metrics import Scorecard
 from lookalike.report import write_report
 from lookalike.report.pictures import picture
+from lookalike.report.prototypes import _shown_images
 from lookalike.report.words import breakable
-from tests.report.page import data_of
+from tests.report.page import Named, data_of
+from tests.small import bright_images
 
 QUICK = {"n_images": 6, "n_steps": 3, "n_draws": 1, "progress": False}
 
@@ -374,3 +379,28 @@ def test_a_page_without_any_axis_has_no_radar(net, blobs, tmp_path):
         write_report(sem, blobs, tmp_path / f"{only}.html", only=(only,), n_maps=0, **QUICK)
         page = (tmp_path / f"{only}.html").read_text(encoding="utf-8")
         assert ("to compare models with" in page) is has_radar
+
+
+def test_a_scorecard_with_another_original_is_refused(net, blobs, tmp_path):
+    sem = convert(net, blobs, n_prototypes=1, progress=False)
+    torch.manual_seed(7)
+    other = copy.deepcopy(net)
+    torch.nn.init.normal_(other[-1].weight)
+    card = evaluate(sem, blobs, black_box=other, only=("faithfulness",), progress=False)
+    with pytest.raises(LookalikeError, match="a comparison with another original"):
+        write_report(sem, blobs, tmp_path / "r.html", card=card, **QUICK)
+    write_report(sem, blobs, tmp_path / "r.html", card=card, black_box=other, **QUICK)
+
+
+def test_a_tile_shows_the_image_whose_name_stands_below(tmp_path):
+    x, y = bright_images(90)
+    data = Named(x, y)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4), torch.nn.ReLU(), torch.nn.Linear(4, 3))
+    sem = convert(net, data, n_prototypes=4, similarity="dot", progress=False)
+    train = Batches(data)
+    shown = _shown_images(sem, train, embed(sem, train, progress=False))
+    for j, entry in enumerate(shown):
+        number = int(sem.prototypes.nearest[j, 0])
+        pixels = sem.to_pixels(x[number : number + 1])[0].numpy()
+        assert entry["images"][0]["source"] == picture(pixels)

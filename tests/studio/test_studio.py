@@ -236,7 +236,7 @@ def test_pictures_edits_and_other_searches_do_not_wait_for_a_search(tmp_path):
     assert data.searching.wait(20)
     assert desk.picture("train", 3)
     assert len(desk.edit({"revision": 0, "edit": {"edit": "drop", "prototypes": [5]}})["state"]["prototypes"]) == 5
-    assert set(desk.suspects()) == {"counts", "suspects"}
+    assert set(desk.suspects()) == {"counts", "suspects", "notes"}
     assert not found
     data.go_on.set()
     search.join(60)

@@ -33,7 +33,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class AlikePart:
-    """A part that most images of a class share and no image of another class has.
+    """A part that most images of a class share, of those that were drawn, and no such image of another class has.
 
     Attributes:
         label: The class.

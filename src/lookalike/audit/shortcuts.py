@@ -2,8 +2,8 @@
 
 Two signs are looked for. A part of the image is put on images of other classes: if they are now taken for the
 prototype's class, that part alone decides, whatever else the image shows. And a part may be alike on most images of the
-class and on no other, whether the model decides by it or not. Whether it is the object or something beside it is for a
-person to say.
+class, more than any of them is like one of another class, whether the model decides by it or not. Whether it is the
+object or something beside it is for a person to say.
 """
 
 from collections.abc import Sequence
@@ -54,6 +54,7 @@ class Shortcut:
     n: int
     alike: float
     samples: tuple[int, ...]
+    n_alike: int = 0
 
     @property
     def score(self) -> float:
@@ -73,8 +74,10 @@ class Shortcut:
         carries = f"turns {self.share:.0%} of {counted(self.n, 'image')} of other classes into {class_name!r}"
         if not self.alike:
             return f"the {self.part} of its images {carries}"
-        of_class = f"on {self.alike:.0%} of the images of {class_name!r}, and on none of another class"
-        return f"the {self.part} is alike {of_class}; put there, it {carries}"
+        of_class = f"on {self.alike:.0%} of the {counted(self.n_alike, 'image')} of {class_name!r} that were compared"
+        return (
+            f"the {self.part} is alike {of_class}, more than any is like one of another class; put there, it {carries}"
+        )
 
 
 def parts_of_image(*, with_masks: bool = False) -> list[Part]:
@@ -181,7 +184,8 @@ def _strongest(
         if share < _CARRIES and shared is None:
             continue
         samples = tuple(nearest) if shared is None else shared.samples[prototype]
-        shortcut = Shortcut(prototype, *part, share, len(images), shared.share if shared else 0.0, samples)
+        alike_share, n_alike = (shared.share, shared.n) if shared else (0.0, 0)
+        shortcut = Shortcut(prototype, *part, share, len(images), alike_share, samples, n_alike)
         if best is None or shortcut.score > best.score:
             best = shortcut
     return best

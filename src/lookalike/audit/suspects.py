@@ -346,7 +346,7 @@ def _sources_of(
             raise LookalikeError(
                 f"there are {counted(len(data.labels), 'sample')} and {counted(len(sources), 'source')}"
             )
-        return sources
+        return None if sources is None else ["" if source is None else str(source) for source in sources]
     names = [_name(data, row) for row in range(len(data.labels))]
     if not any(names):
         raise LookalikeError(

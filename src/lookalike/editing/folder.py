@@ -1,6 +1,7 @@
 """Opens and saves edited models: the folder that ``load`` reads, with the history beside the model."""
 
 import hashlib
+import re
 from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -23,6 +24,7 @@ from lookalike.saved import CONFIG, EDITS_JSON, TENSORS
 _OWN_FILES = (CONFIG, TENSORS, EDITS_JSON, EDITS_TENSORS, CORRECTIONS, "README.md", GALLERY)
 # Most of the time of a save is spent on the gallery; undo and redo lead to states whose gallery was drawn before.
 _galleries: MutableMapping[Snapshot, bytes] = WeakKeyDictionary()
+_PICTURE = re.compile(r"images/\d+-\d+\.png")
 _MOST_BYTES = 2**26  # of other files in the folder, which are written again with each save
 
 
@@ -102,7 +104,13 @@ def _other_files(folder: Path) -> dict[str, bytes]:
     total = 0
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if name in _OWN_FILES or name.startswith("images/") or not path.is_file() or path.is_symlink():
+        if name in _OWN_FILES or _PICTURE.fullmatch(name):
+            continue
+        if path.is_symlink():
+            raise LookalikeError(
+                f"{str(folder)!r} holds a link, {name!r}, which would be lost; take it out, or save to another folder"
+            )
+        if not path.is_file():
             continue
         total += path.stat().st_size
         if total > _MOST_BYTES:

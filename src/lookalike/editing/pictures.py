@@ -7,6 +7,9 @@ from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches, Preprocessing
 from lookalike.model.images import pixels_of
 
+NO_SAMPLE = -1  # stands for the nearest sample of a prototype that has none
+_MOST_BYTES = 2**28  # of pictures that can be read again
+
 
 class Pictures:
     """Training images as the network sees them, by the number of their sample.
@@ -23,6 +26,7 @@ class Pictures:
         self._batches = batches if batches is not None and batches.can_fetch else None
         self._value_range, self._preprocessing = value_range, preprocessing
         self._known: dict[int, Tensor] = {}
+        self._read: dict[int, None] = {}  # those of them that can be read again, in the order of their use
 
     def keep(self, nearest: Tensor, images: Tensor) -> None:
         """Keeps the images [P, M, H, W, C] of samples [P, at least M]."""
@@ -41,8 +45,12 @@ class Pictures:
             nearest = torch.cat([nearest, nearest.new_full((len(nearest), number - nearest.shape[1]), -1)], 1)
         rows = nearest[:, :number]
         rows = torch.where(rows < 0, rows[:, :1], rows)  # too few images: repeat the nearest
-        self.read(sorted(set(rows.flatten().tolist())))
-        return torch.stack([torch.stack([self._known[sample] for sample in samples]) for samples in rows.tolist()])
+        self.read(sorted(set(rows.flatten().tolist()) - {NO_SAMPLE}))
+        blank = {NO_SAMPLE: torch.full_like(next(iter(self._known.values())), 255)} if self._known else {}
+        known = self._known | blank  # a prototype without training images is white
+        found = torch.stack([torch.stack([known[sample] for sample in samples]) for samples in rows.tolist()])
+        self._forget()
+        return found
 
     def read(self, samples: list[int]) -> None:
         """Reads images that are not known yet.
@@ -65,8 +73,21 @@ class Pictures:
                 raise LookalikeError("the training data are not images of one size; they cannot show prototypes")
             pixels = pixels_of(inputs, self._value_range, self._preprocessing)
             self._known.update(zip(chunk, pixels, strict=True))
+            self._read.update(dict.fromkeys(chunk))
+
+    def _forget(self) -> None:
+        """Forgets the pictures that were used longest ago and can be read again, beyond a bound of memory."""
+        for sample in list(self._read):
+            if len(self._read) * self._known[sample].nbytes <= _MOST_BYTES:
+                return
+            del self._read[sample], self._known[sample]
 
     def __getitem__(self, sample: int) -> Tensor:
         """Returns one image, uint8 [H, W, C]."""
         self.read([sample])
-        return self._known[sample]
+        picture = self._known[sample]
+        if sample in self._read:  # used last
+            del self._read[sample]
+            self._read[sample] = None
+        self._forget()
+        return picture

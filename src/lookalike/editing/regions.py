@@ -75,8 +75,8 @@ def objects_in(source: Source, samples: np.ndarray) -> Tensor:
 
 def region_mask(region: Region, side: Side, height: int, width: int) -> Tensor:
     """Returns which pixels [H, W] are inside, or outside, a region; the region has one pixel at least."""
-    left, right = round(region[0] * width), max(round(region[0] * width) + 1, round(region[2] * width))
-    top, bottom = round(region[1] * height), max(round(region[1] * height) + 1, round(region[3] * height))
+    left, top = min(round(region[0] * width), width - 1), min(round(region[1] * height), height - 1)
+    right, bottom = max(left + 1, round(region[2] * width)), max(top + 1, round(region[3] * height))
     mask = torch.zeros(height, width, dtype=torch.bool)
     mask[top:bottom, left:right] = True
     return mask if side == "inside" else ~mask

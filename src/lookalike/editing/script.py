@@ -10,6 +10,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, shown
 from lookalike.editing.edits import EDITS, Edit, edit_from_dict
@@ -31,7 +32,9 @@ def read_script(path: str | Path) -> list[dict[str, Any]]:
     """
     import yaml
 
-    path = Path(path)
+    path = checks.path("path", path)
+    if not path.is_file():
+        raise LookalikeError(f"the script of edits {str(path)!r} does not exist")
     if path.stat().st_size > _MOST_BYTES:
         raise LookalikeError(f"{str(path)!r} is larger than {_MOST_BYTES // 2**20} MiB, which is no script of edits")
     try:
@@ -68,7 +71,11 @@ def run_step(session: EditSession, step: dict[str, Any], number: int, base: Path
 
 def resolve(session: EditSession, name: str, arguments: dict[str, Any], base: Path | None = None) -> Edit:
     """Returns an edit, with the vectors that it needs: of an image to add, or of parts of images."""
+    if name in ("restrict", "erase"):
+        _check_names(name, arguments)
     if name == "add" and "image" in arguments:
+        if "vector" in arguments:
+            raise LookalikeError("add takes an image or a vector, not both")
         image = arguments["image"]
         path = Path(image) if base is None or not isinstance(image, str) else base / image
         if not isinstance(image, str) or not path.is_file():
@@ -84,6 +91,14 @@ def resolve(session: EditSession, name: str, arguments: dict[str, Any], base: Pa
         region = from_json(tuple[float, float, float, float], arguments.get("region"), "region")
         return erasure(session, prototypes, region, arguments.get("side", "inside"))
     return edit_from_dict({"edit": name, **arguments})
+
+
+def _check_names(name: str, arguments: dict[str, Any]) -> None:
+    """Checks the names of the arguments of an edit whose vectors are still to be found."""
+    known = [field.name for field in dataclasses.fields(EDITS[name])]
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise LookalikeError(f"{name} has no {unknown[0]!r}; it takes {', '.join(known)}")
 
 
 def script_of(session: EditSession) -> str:

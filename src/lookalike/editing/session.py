@@ -29,6 +29,7 @@ from lookalike.editing.shorthands import Shorthands
 from lookalike.editing.sources import Source, held_out_rows, source_of
 from lookalike.editing.state import State, keys_of
 from lookalike.embedding import EmbeddingStore
+from lookalike.metrics.black_box import find_black_box
 from lookalike.model import PrototypeModel
 from lookalike.model.annotations import Region
 from lookalike.model.classifier import NearestPrototype
@@ -105,7 +106,7 @@ class EditSession(Shorthands):
         if source is not None:
             self._prepare(source, seed)
         if self.validation is not None:
-            self._judge = _judge_of("validation", self.validation, self.similarity)
+            self._judge = _judge_of("validation", model, self.validation, self.similarity)
         self._predictions: Tensor | None = None
 
     def continue_history(self, history: History, snapshots: list[Snapshot]) -> None:
@@ -144,7 +145,7 @@ class EditSession(Shorthands):
         )
         self._evidence = self._evidence_from(self._material)
         if held_out.any():
-            self._judge = _judge_of("held-out training", source, self.similarity, np.flatnonzero(held_out))
+            self._judge = _judge_of("held-out training", self._base, source, self.similarity, np.flatnonzero(held_out))
 
     def _evidence_from(self, material: Material) -> Evidence:
         """Returns what surveys touched classes again, with as many nearest images as the first state has."""
@@ -347,7 +348,7 @@ class EditSession(Shorthands):
             raise LookalikeError("there are no test data: give them, as in sem.edit(train, test=test)")
         data = self._test() if callable(self._test) and not hasattr(self._test, "__getitem__") else self._test
         source = self._embedded(data, "test", None)
-        judge = _judge_of("test", source, self.similarity)
+        judge = _judge_of("test", self.model, source, self.similarity)
         before = judge.predict(self._snapshots[0].state)
         after = judge.predict(self.state)
         effect = judge.effect(before, after, self.state)
@@ -421,12 +422,25 @@ class EditSession(Shorthands):
         return list(self._snapshots)
 
 
-def _judge_of(part: str, source: Source, similarity: Any, rows: np.ndarray | None = None) -> Judge:
-    store = source.store
+def _judge_of(
+    part: str, model: PrototypeModel, source: Source, similarity: Any, rows: np.ndarray | None = None
+) -> Judge:
+    store, predictions = source.store, _original_predictions(model, source)
     if rows is None:
-        return Judge(part, store.embeddings, source.labels, store.indices, store.predictions, similarity)
-    predictions = None if store.predictions is None else store.predictions[rows]
+        return Judge(part, store.embeddings, source.labels, store.indices, predictions, similarity)
+    predictions = None if predictions is None else predictions[rows]
     return Judge(part, store.take(rows), source.labels[rows], store.indices[rows], predictions, similarity)
+
+
+def _original_predictions(model: PrototypeModel, source: Source) -> np.ndarray | None:
+    """Returns the original's predictions in the model's classes [N]; None where they cannot be compared."""
+    box = None if source.store.predictions is None else find_black_box(model, None, source.batches).box
+    if box is None:
+        return None
+    standing = box.compare_with_labels(model, torch.from_numpy(source.labels), source.store, None)
+    if standing is None or standing.predictions is None:
+        return None
+    return standing.predictions.cpu().numpy()
 
 
 def _pictures_of(model: PrototypeModel, source: Source | None) -> Pictures:

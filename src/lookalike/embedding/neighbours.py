@@ -10,6 +10,7 @@ _NEAR = 0.15  # of the usual distance to the nearest neighbour: below it, two im
 _EQUAL = 1e-4  # of the usual distance: below it, they are equal to the network
 _FAR = 5.0  # robust standard deviations of the logarithm of the distance to the third neighbour
 _NEIGHBOURS = 4
+_MOST_ALIKE = 100  # pairs of one sample
 _FIFTH, _MUCH_NEARER = 5, 0.4
 _CELLS = 8_000_000  # distances in memory at a time: 32 MB
 
@@ -77,6 +78,7 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
         [candidates[min(row, neighbour), max(row, neighbour)] for row, neighbour in enumerate(nearest.tolist())]
     )
     usual = float(np.median(first)) or float(first.mean()) or 1.0
+    candidates |= _further_pairs(z, neighbours, usual)
     alike = [
         Pair(a, b, distance / usual, distance <= _EQUAL * usual)
         for (a, b), distance in candidates.items()
@@ -89,6 +91,25 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     far = np.flatnonzero(remoteness > _FAR)
     alike.sort(key=lambda pair: (pair.share, pair.first, pair.second))
     return Neighbourhood(nearest, alike, far[np.argsort(-remoteness[far], kind="stable")], remoteness, usual)
+
+
+def _further_pairs(z: np.ndarray, neighbours: np.ndarray, usual: float) -> dict[tuple[int, int], float]:
+    """Returns the distances of pairs that are alike beyond the neighbours that were searched, by their rows.
+
+    Only samples all of whose neighbours are alike can have more of them: copies of one image, frames of one video. Of
+    these the nearest are taken, of equally near ones the first.
+    """
+    found: dict[tuple[int, int], float] = {}
+    farthest = np.linalg.norm(z[neighbours].astype(np.float64) - z[:, None], axis=2).max(1)
+    if neighbours.shape[1] == len(z):
+        return found
+    for row in np.flatnonzero(farthest <= _NEAR * usual).tolist():
+        distances = np.linalg.norm(z.astype(np.float64) - z[row], axis=1)
+        alike = np.flatnonzero(distances <= _NEAR * usual)
+        for other in alike[np.argsort(distances[alike], kind="stable")][: _MOST_ALIKE + 1].tolist():
+            if other != row:
+                found[min(row, other), max(row, other)] = float(distances[other])
+    return found
 
 
 def look_for(queries: np.ndarray, embeddings: np.ndarray, usual: float, own: np.ndarray) -> list[Pair]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lookalike._core import checks
 from lookalike.plots.radar import SERIES
-from lookalike.plots.tiles import INK, plain_axes
+from lookalike.plots.tiles import INK, as_label, plain_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,11 +51,16 @@ def plot_ordering(
             marker=_MARKERS[position % len(_MARKERS)],
             markersize=5,
             markevery=(position % _EVERY, _EVERY),
-            label=name,
+            label=as_label(name),
         )
         if references and name in references:
             ax.plot(
-                percent, references[name], color=colour, linestyle=":", linewidth=1.5, label=f"{name}, random order"
+                percent,
+                references[name],
+                color=colour,
+                linestyle=":",
+                linewidth=1.5,
+                label=as_label(f"{name}, random order"),
             )
     ax.set_xlabel("least relevant pixels replaced by noise (%)", color=INK, fontsize=9)
     ax.set_ylabel("probability of the predicted class", color=INK, fontsize=9)

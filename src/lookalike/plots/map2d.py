@@ -7,7 +7,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.plots.tiles import INK, plain_axes, shorten
+from lookalike.plots.tiles import INK, as_label, plain_axes, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -109,7 +109,7 @@ def plot_map(
             color=colour,
             edgecolors="black",
             linewidths=0.9,
-            label=shorten(class_names[int(k)], 14),
+            label=as_label(shorten(class_names[int(k)], 14)),
             zorder=3 + 0.01 * position,
         )
         name, text_order = shorten(class_names[int(k)], _IN_SQUARE), 3.005 + 0.01 * position

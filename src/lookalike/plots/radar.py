@@ -8,7 +8,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.plots.tiles import INK, MUTED, check_axes, new_axes
+from lookalike.plots.tiles import INK, MUTED, as_label, check_axes, new_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def plot_radar(models: Mapping[str, Mapping[str, float]], *, ax: "Axes | None" =
             linewidth=1.8,
             marker="o",
             markersize=3.5,
-            label=label,
+            label=as_label(label),
         )
         ax.fill(angles, heights, color=colour, alpha=0.12)
     ax.set_xticks(angles, names, color=INK, fontsize=9)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lookalike._core import checks
 from lookalike.plots.radar import DASHES, SERIES
-from lookalike.plots.tiles import INK, plain_axes, shorten
+from lookalike.plots.tiles import INK, as_label, plain_axes, shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def plot_sanity(
             linestyle=DASHES[position % len(DASHES)],
             marker=_MARKERS[position % len(_MARKERS)],
             markersize=4,
-            label=name,
+            label=as_label(name),
         )
     if chance is not None:
         ax.axhline(chance, color=INK, linewidth=0.8, linestyle=":", label="the same prototype by chance")

@@ -193,6 +193,11 @@ def caption_height(caption: str) -> float:
     return 0.22 + 0.11 * n_further + (0.04 if n_further else 0)
 
 
+def as_label(name: str) -> str:
+    """Returns a name for a legend, from which matplotlib leaves out what begins with an underscore."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def shorten(text: str, length: int) -> str:
     """Shortens a text to one line of at most ``length`` characters. ``$`` is escaped: it would begin a formula."""
     text = legible(" ".join(text.split()))

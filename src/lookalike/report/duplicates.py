@@ -229,12 +229,7 @@ def find_duplicates(
         other = other if is_training else other - n_train
         twins.append(Twin(row - n_train, other, is_training, pair.exact, is_mirrored))
     twins.sort(key=lambda twin: not twin.is_training)
-    is_kept = np.ones(len(store), bool)
-    for twin in twins:
-        if twin.is_training:
-            is_kept[twin.row] = False
-        elif is_kept[twin.row]:
-            is_kept[twin.other] = False
+    is_kept = _one_of_each_group(twins, len(store))
     correct = ~decisions.wrong.numpy()
     without = share(int(correct[is_kept].sum()), int(is_kept.sum())) if is_kept.any() else None
     original_without = None
@@ -244,6 +239,29 @@ def find_duplicates(
         twins, train is not None, len(store), accuracy, without, audit, note, original_without, n_leaked,
         mirrored is not None, int(in_groups(points[n_train:]).sum()),
     )  # fmt: skip
+
+
+def _one_of_each_group(twins: list[Twin], n_test: int) -> np.ndarray:
+    """Returns which test images are neither copies of training images nor of an earlier test image, bool [n_test]."""
+    group = np.arange(n_test)  # the first image of the group that each belongs to
+
+    def first_of(row: int) -> int:
+        while group[row] != row:
+            row = int(group[row])
+        return row
+
+    is_kept = np.ones(n_test, bool)
+    for twin in twins:
+        if twin.is_training:
+            is_kept[twin.row] = False
+        else:
+            first, second = sorted((first_of(twin.row), first_of(twin.other)))
+            group[second] = first
+    seen: set[int] = set()
+    for row in np.flatnonzero(is_kept).tolist():
+        is_kept[row] = first_of(row) not in seen
+        seen.add(first_of(row))
+    return is_kept
 
 
 def mirrored_embeddings(model: PrototypeModel, batches: Batches, store: EmbeddingStore) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import LoadedClassifier
 from lookalike.explanation import Explainer
 from lookalike.metrics import EvaluationSettings, Scorecard, evaluate
-from lookalike.metrics.black_box import find_black_box
+from lookalike.metrics.black_box import BlackBox, find_black_box
 from lookalike.metrics.budget import Budget
 from lookalike.metrics.context import aligned_labels, unbundle_data
 from lookalike.model import PrototypeModel
@@ -98,7 +98,7 @@ class Gathering:
             self.store = embed(model, self.test, progress=self.settings.progress)
         original = self._original()
         if card is not None:
-            _check_card(card, model, self.store)
+            _check_card(card, model, self.store, self.black_box)
         self.decisions = decide(model, self.store, original)
 
     def material(self) -> Material:
@@ -211,14 +211,17 @@ def _embedded_training_data(
     return batches, embed(model, batches, progress=settings.progress)
 
 
-def _check_card(card: Scorecard, model: PrototypeModel, store: EmbeddingStore) -> None:
-    """Checks that a given scorecard is of this model and these test data.
+def _check_card(card: Scorecard, model: PrototypeModel, store: EmbeddingStore, box: BlackBox | None) -> None:
+    """Checks that a given scorecard is of this model, these test data and this original.
 
     Raises:
         LookalikeError: If it is not.
     """
     weights = fingerprint_tensors({name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)})
-    pairs = (("model", weights), ("test_data", store.info.get("data")), ("n_test", len(store)))
+    original = None if box is None else fingerprint_tensors(box.encoder.model.state_dict())
+    pairs = (
+        ("model", weights), ("test_data", store.info.get("data")), ("n_test", len(store)), ("black_box", original),
+    )  # fmt: skip
     for name, value in pairs:
         measured = card.info.get(name)
         if name == "test_data" and isinstance(measured, str) and value and not are_comparable(measured, value):
@@ -227,7 +230,8 @@ def _check_card(card: Scorecard, model: PrototypeModel, store: EmbeddingStore) -
                 "measure again, or leave the scorecard out"
             )
         if measured is not None and value is not None and measured != value:
-            other_subject = "another model" if name == "model" else "other test data"
+            subjects = {"model": "another model", "black_box": "a comparison with another original (--black-box)"}
+            other_subject = subjects.get(name, "other test data")
             raise LookalikeError(
                 f"the scorecard is of {other_subject}; measure this one again, or leave the scorecard out"
             )

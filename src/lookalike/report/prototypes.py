@@ -122,8 +122,11 @@ def _shown_images(
     shown = []
     for j, each in enumerate(members):
         images = _own_images(model, train, j, each, pictures)
-        if not images and nearest[j]:  # it has none; the nearest of its class shows it
-            images = _with_captions(model, j, [pictures[nearest[j][0]]])
+        if nearest[j]:  # the image whose name and heat-map stand beside it comes first
+            own = [member.number for member in each.own]
+            place = own.index(nearest[j][0]) if nearest[j][0] in own else None
+            first = _with_captions(model, j, [pictures[nearest[j][0]]])[0] if place is None else images.pop(place)
+            images = [first, *images]
         taken = [
             {"source": pictures[member.number], "caption": _caption_of_taken(model, train, member)}
             for member in each.taken
@@ -155,10 +158,14 @@ def _pictures_of(model: PrototypeModel, train: Batches | None, numbers: set[int]
     indices = sorted(numbers)
     if not indices or indices[-1] >= (train.total or 0):
         return None
-    pixels = model.to_pixels(train.fetch(np.array(indices)))
-    if pixels is None:
-        return None
-    return dict(zip(indices, (picture(pixels_of_image.numpy()) for pixels_of_image in pixels), strict=True))
+    pictures: dict[int, str] = {}
+    for start in range(0, len(indices), train.batch_size):
+        chunk = indices[start : start + train.batch_size]
+        pixels = model.to_pixels(train.fetch(np.array(chunk)))
+        if pixels is None:
+            return None
+        pictures.update(zip(chunk, (picture(of_image.numpy()) for of_image in pixels), strict=True))
+    return pictures
 
 
 def _stored(model: PrototypeModel, j: int, n_images: int) -> list[str]:

@@ -27,7 +27,7 @@ from lookalike.editing.state import State
 from lookalike.explanation import explain
 from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.saved import encode_image
-from lookalike.studio.plane import Method, in_plane, methods, most_points
+from lookalike.studio.plane import MainAxes, Method, in_plane, methods, most_points
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -143,21 +143,23 @@ class Desk:
             n = len(material.labels)
             rows = np.sort(np.random.default_rng(0).permutation(n)[: most_points(method)])
             z = np.asarray(material.store.take(rows), dtype=np.float32)
-            points, _ = laid = in_plane(z, state.vectors.float().numpy(), method)
+            vectors = state.vectors.float().numpy()
+            axes = MainAxes.of(z) if method == "pca" else None
+            laid = in_plane(z, vectors, method) if axes is None else (axes.lay(z), axes.lay(vectors))
             known = self._maps[method] = {
-                "points": points.tolist(),
+                "points": laid[0].tolist(),
                 "prototypes": laid[1].tolist(),
                 "samples": material.store.indices[rows].tolist(),
                 "labels": material.labels[rows].tolist(),
                 "n": n,
                 "method": method,
                 "keys": state.keys,
-                "embeddings": z,
+                "axes": axes,
             }
         if method == "pca" and not torch.equal(known["keys"], state.keys):
             known |= {"keys": state.keys}
-            known["prototypes"] = in_plane(known["embeddings"], state.vectors.float().numpy(), "pca")[1].tolist()
-        return {key: value for key, value in known.items() if key not in ("keys", "embeddings")}
+            known["prototypes"] = known["axes"].lay(state.vectors.float().numpy()).tolist()
+        return {key: value for key, value in known.items() if key not in ("keys", "axes")}
 
     @_one_at_a_time
     def near(self, prototype: int) -> dict[str, Any]:
@@ -208,7 +210,7 @@ class Desk:
         values = self._audit.to_dict()
         listed_suspects = [s for s in values["suspects"] if s["rank"] <= _MOST_SUSPECTS and s["part"]]
         counts = {kind: n for kind, n in values["counts"].items() if any(s["kind"] == kind for s in listed_suspects)}
-        return {"counts": counts, "suspects": listed_suspects}
+        return {"counts": counts, "suspects": listed_suspects, "notes": values["notes"]}
 
     def shortcuts(self) -> dict[str, Any]:
         """Returns parts of images that carry a class along, with the prototypes of the class that have them.
@@ -237,6 +239,7 @@ class Desk:
                     "share": of_part[0].share,
                     "n": of_part[0].n,
                     "alike": of_part[0].alike,
+                    "n_alike": of_part[0].n_alike,
                     "samples": list(dict.fromkeys(sample for shortcut in of_part for sample in shortcut.samples[:2]))[
                         :3
                     ],

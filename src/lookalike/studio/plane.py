@@ -1,5 +1,6 @@
 """The embedding in a plane, for the map: by its main axes, t-SNE, or UMAP where ``umap-learn`` is installed."""
 
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
@@ -23,6 +24,29 @@ def most_points(method: Method) -> int:
     return _MOST_FOR_PCA if method == "pca" else _MOST_FOR_NEIGHBOURS
 
 
+@dataclass(frozen=True)
+class MainAxes:
+    """The plane of the two main axes of embeddings.
+
+    Attributes:
+        centre: Their mean [D].
+        axes: The axes [2, D].
+    """
+
+    centre: np.ndarray
+    axes: np.ndarray
+
+    @classmethod
+    def of(cls, embeddings: np.ndarray) -> "MainAxes":
+        """Finds the axes of embeddings [N, D]."""
+        centre = embeddings.mean(0)
+        return cls(centre, np.linalg.svd(embeddings - centre, full_matrices=False)[2][:2])
+
+    def lay(self, points: np.ndarray) -> np.ndarray:
+        """Returns the positions of points [n, D] in the plane [n, 2]."""
+        return (points - self.centre) @ self.axes.T  # type: ignore[no-any-return]
+
+
 def in_plane(embeddings: np.ndarray, prototypes: np.ndarray, method: Method) -> tuple[np.ndarray, np.ndarray]:
     """Lays embeddings in a plane, and prototypes with them.
 
@@ -44,9 +68,8 @@ def in_plane(embeddings: np.ndarray, prototypes: np.ndarray, method: Method) -> 
         extra = ": pip install umap-learn" if method == "umap" else f"; there are: {', '.join(methods())}"
         raise LookalikeError(f"no map by {method!r} here{extra}")
     if method == "pca":
-        centre = embeddings.mean(0)
-        axes = np.linalg.svd(embeddings - centre, full_matrices=False)[2][:2]
-        return (embeddings - centre) @ axes.T, (prototypes - centre) @ axes.T
+        axes = MainAxes.of(embeddings)
+        return axes.lay(embeddings), axes.lay(prototypes)
     both = np.concatenate([embeddings, prototypes])
     if len(both) < 5:
         raise LookalikeError(f"{len(both)} points are too few for a map by {method!r}; choose 'pca'")

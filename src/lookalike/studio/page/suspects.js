@@ -22,7 +22,7 @@ const shortcutOf = (group) => {
     make("div", {}, ...group.samples.slice(0, 3).map((sample) => framed(sample, group))),
     make("div", {},
       make("p", {}, make("b", {}, `${group.class}: ${where} of the picture ${group.alike ? "is alike" : "decides"}`)),
-      make("p", {}, (group.alike ? `It is alike on ${percent(group.alike)} of the images of ${group.class}, and on none of another class. ` : "") + `Put on ${group.n} images of other classes, ${where} of ${several ? "their images" : "its image"} turns ${percent(group.share)} of them into ${group.class}. `
+      make("p", {}, (group.alike ? `It is alike on ${percent(group.alike)} of the ${group.n_alike} images of ${group.class} that were compared, more than any is like one of another class. ` : "") + `Put on ${group.n} images of other classes, ${where} of ${several ? "their images" : "its image"} turns ${percent(group.share)} of them into ${group.class}. `
         + "Is that the object itself, or something beside it, such as a mark or a background?"),
       make("p", { className: "muted small" }, `${several ? "Prototypes" : "Prototype"} ${listed(group.prototypes)}. What they are judged on may have the same fault: `
         + `then the accuracy falls when it is taken out. Judge it on clean images (--validation).`),
@@ -50,7 +50,11 @@ const shortcuts = async (root) => {
 
 const listOf = (counts, rows) => {
   const noted = new Map(store.state.corrections.map((row) => [row.sample, row.corrected]));
-  const kind = choice(Object.keys(counts).map((name) => [name, `${name} (${counts[name]})`]), store.suspectKind, "Kind");
+  const shown = (name) => {
+    const n = rows.filter((row) => row.kind === name).length;
+    return n < counts[name] ? `${name} (the first ${n} of ${counts[name]})` : `${name} (${n})`;
+  };
+  const kind = choice(Object.keys(counts).map((name) => [name, shown(name)]), store.suspectKind, "Kind");
   const select = kind.querySelector("select"), list = make("div");
   const fill = () => {
     store.suspectKind = select.value;
@@ -81,10 +85,11 @@ export const suspects = async (panel) => {
     make("h2", {}, "Labels, duplicates, outliers"), data);
   const looking = store.shortcutsAt !== undefined ? shortcuts(parts) : null;  // again, after an edit
   data.replaceChildren(make("p", {}, "Comparing all training images…"));
-  const { counts, suspects: rows } = await get("api/suspects");
+  const { counts, suspects: rows, notes } = await get("api/suspects");
   data.replaceChildren(
     make("p", {}, rows.length ? "Notes go to corrected-labels.csv in the model's folder; your own files stay as they are. "
       + "To convert with them: lookalike convert … --corrections FILE." : "No training image stands out."),
+    ...notes.map((note) => make("p", { className: "muted" }, `Note: ${note}.`)),
     ...(rows.length ? listOf(counts, rows) : []));
   await looking;
 };
