@@ -130,64 +130,100 @@ def explain_examples(
     """
     if not data.can_fetch:
         raise LookalikeError("a report shows test images, which cannot be read one by one from an iterable data set")
-    model = explainer.model
-    plain = Explainer(model, n_nearest=explainer.n_nearest)
-    rows_shown = _telling_first(decisions.telling, range(len(decisions.labels)), n_browse)
-    rows_mapped = set(_telling_first(decisions.telling, rows_shown, n_maps))
-    entries: list[dict[str, Any]] = []
-    notes: list[str] = []
+    shown = _telling_first(decisions.telling, range(len(decisions.labels)), n_browse)
+    mapped = set(_telling_first(decisions.telling, shown, n_maps))
     pace = _Pace(budget)
-    with progress_bar("Explaining", len(rows_shown), progress) as advance:
-        for group, with_maps in ((rows_mapped, True), (set(rows_shown) - rows_mapped, False)):
+    gathered = _Explained(explainer, data, store, decisions, pace)
+    with progress_bar("Explaining", len(shown), progress) as advance:
+        for group, with_maps in ((mapped, True), (set(shown) - mapped, False)):
             # without enough time for all, the telling ones get theirs
             ordered = sorted(group, key=lambda row: (budget is not None and not decisions.telling[row], row))
-            while ordered and not (len(entries) >= _BATCH and pace.is_over):
+            while ordered and not (len(gathered.entries) >= _BATCH and pace.is_over):
                 n_rows = pace.images_at_once(with_maps=with_maps)
                 rows, ordered = ordered[:n_rows], ordered[n_rows:]
-                indices = store.indices[rows]
-                inputs = place(data.fetch(indices), model.device, dtype_of(model.encoder))
-                if not isinstance(inputs, Tensor) or model.to_pixels(inputs) is None:
-                    raise LookalikeError(
-                        "a report shows test images; these inputs are not images or have no known range"
-                    )
-                names: list[str | None] = [data.describe(int(index)) for index in indices]
-                batch = InputBatch(inputs, names, decisions.labels[rows].tolist())
-                # explained as decided: the same image has one answer and one nearest prototype everywhere on the page
-                embeddings = torch.from_numpy(np.asarray(store.take(np.asarray(rows)), dtype=np.float32))
-                try:
-                    mapping = explainer if with_maps and pace.allows(len(rows)) else plain
-                    with pace.timing(mapping is explainer, len(rows)):
-                        explanations = mapping.explain(batch, len(entries), embeddings=embeddings)
-                except RelevanceError as error:
-                    explanations = plain.explain(batch, len(entries), embeddings=embeddings)
-                    notes.append(f"there are no heat-maps: {error}")
-                notes += [
-                    text
-                    for explanation in explanations
-                    for text in (explanation.caution, explanation.map_sentence())
-                    if text
-                ]
-                entries += [
-                    _entry(explanation, row, decisions, model)
-                    for row, explanation in zip(rows, explanations, strict=True)
-                ]
+                gathered.add(rows, with_maps=with_maps)
                 advance(len(rows))
+    notes = [*gathered.notes, *_note_of_maps(pace, len(gathered.entries), len(shown), len(mapped))]
+    _name(gathered.entries, data, store, explainer.model.class_names)
+    by_row = sorted(gathered.entries, key=lambda entry: int(entry["row"]))
+    return Examples(by_row, _different(notes), pace.seconds_per_image)
+
+
+def _note_of_maps(pace: "_Pace", n_entries: int, n_shown: int, n_mapped: int) -> list[str]:
+    """Says how many of the images got heat-maps, if not all did."""
     if pace.is_bounding:
-        notes.append(
-            f"heat-maps were made for {pace.n_mapped:,} of the {len(entries):,} test images shown, of "
-            f"{len(rows_shown):,}, wrong and disagreeing ones first: the time was over"
-        )
-    elif (pace.n_mapped or not rows_mapped) and len(rows_mapped) < len(rows_shown):
-        notes.append(
-            f"heat-maps were made for {pace.n_mapped:,} of the {len(rows_shown):,} test images shown, wrong and "
-            "disagreeing ones first (option --maps)"
-        )
+        return [
+            f"heat-maps were made for {pace.n_mapped:,} of the {n_entries:,} test images shown, of {n_shown:,}, wrong "
+            "and disagreeing ones first: the time was over"
+        ]
+    if (pace.n_mapped or not n_mapped) and n_mapped < n_shown:
+        return [
+            f"heat-maps were made for {pace.n_mapped:,} of the {n_shown:,} test images shown, wrong and disagreeing "
+            "ones first (option --maps)"
+        ]
+    return []
+
+
+def _name(entries: list[dict[str, Any]], data: Batches, store: EmbeddingStore, class_names: Sequence[str]) -> None:
+    """Gives images their names, which depend on one another."""
     numbers = [int(store.indices[entry["row"]]) for entry in entries]
     files = [data.name_of(number) for number in numbers]
-    classes = [model.class_names[entry["label"]] for entry in entries]
+    classes = [class_names[entry["label"]] for entry in entries]
     for entry, name in zip(entries, image_names(files, numbers, classes), strict=True):
         entry["name"] = name
-    return Examples(sorted(entries, key=lambda entry: int(entry["row"])), _different(notes), pace.seconds_per_image)
+
+
+class _Explained:
+    """Test images with their explanations, gathered batch by batch.
+
+    Args:
+        explainer: Explains with heat-maps.
+        data: Test data.
+        store: Their embeddings.
+        decisions: Decisions on them.
+        pace: Whether there is time for heat-maps.
+
+    Attributes:
+        entries: What the page's script needs of each image.
+        notes: What is to be said of them.
+    """
+
+    def __init__(
+        self, explainer: Explainer, data: Batches, store: EmbeddingStore, decisions: Decisions, pace: "_Pace"
+    ) -> None:
+        self._with_maps, self._plain = explainer, Explainer(explainer.model, n_nearest=explainer.n_nearest)
+        self._data, self._store, self._decisions, self._pace = data, store, decisions, pace
+        self.entries: list[dict[str, Any]] = []
+        self.notes: list[str] = []
+
+    def add(self, rows: list[int], *, with_maps: bool) -> None:
+        """Explains the images in these rows of the embeddings, with heat-maps if there is time.
+
+        Raises:
+            LookalikeError: If they are not images.
+        """
+        batch = self._read(rows)
+        # explained as decided: the same image has one answer and one nearest prototype everywhere on the page
+        embeddings = torch.from_numpy(np.asarray(self._store.take(np.asarray(rows)), dtype=np.float32))
+        first = len(self.entries)
+        try:
+            mapping = self._with_maps if with_maps and self._pace.allows(len(rows)) else self._plain
+            with self._pace.timing(mapping is self._with_maps, len(rows)):
+                explanations = mapping.explain(batch, first, embeddings=embeddings)
+        except RelevanceError as error:
+            explanations = self._plain.explain(batch, first, embeddings=embeddings)
+            self.notes.append(f"there are no heat-maps: {error}")
+        for row, explanation in zip(rows, explanations, strict=True):
+            self.notes += [text for text in (explanation.caution, explanation.map_sentence()) if text]
+            self.entries.append(_entry(explanation, row, self._decisions, self._plain.model))
+
+    def _read(self, rows: list[int]) -> InputBatch:
+        model, indices = self._plain.model, self._store.indices[rows]
+        inputs = place(self._data.fetch(indices), model.device, dtype_of(model.encoder))
+        if not isinstance(inputs, Tensor) or model.to_pixels(inputs) is None:
+            raise LookalikeError("a report shows test images; these inputs are not images or have no known range")
+        names: list[str | None] = [self._data.describe(int(index)) for index in indices]
+        return InputBatch(inputs, names, self._decisions.labels[rows].tolist())
 
 
 class _Pace:
