@@ -180,20 +180,15 @@ def ordering_curves(
     means = {
         name: values.cpu().double().view(n, -1, noise.draws).mean(2) for name, values in batcher.probabilities().items()
     }
+    options = {"n_steps": n_steps, "n_draws": noise.draws, "seed": noise.seed}
     curves = {}
     for name, (classifier, relevance) in orderings.items():
         first = list(orders).index(id(relevance)) * (n_steps - 1)
         at_clean = clean[classifier].gather(1, target_classes[classifier][:, None]).cpu().double()
         by_steps, last = means[classifier][:, first : first + n_steps - 1], means[classifier][:, -1:]
         probabilities = torch.cat([at_clean, by_steps, last], 1)
-        options: dict[str, Any] = {
-            "n_steps": n_steps,
-            "n_draws": noise.draws,
-            "seed": noise.seed,
-            "random_order": relevance is None,
-        }
-        options |= noise.record
-        curves[name] = OrderingCurves(replaced.double() / n_pixels, probabilities, tuple(sample_indices), options)
+        of_curve = {**options, "random_order": relevance is None, **noise.record}
+        curves[name] = OrderingCurves(replaced.double() / n_pixels, probabilities, tuple(sample_indices), of_curve)
     return curves
 
 

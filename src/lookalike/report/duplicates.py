@@ -16,7 +16,7 @@ from lookalike._core.intervals import Share, share
 from lookalike._core.wording import counted
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
-from lookalike.embedding.neighbours import in_groups, look_around, look_for
+from lookalike.embedding.neighbours import Pair, in_groups, look_around, look_for
 from lookalike.metrics.context import aligned_labels
 from lookalike.metrics.findings import Finding
 from lookalike.model import PrototypeModel
@@ -218,17 +218,7 @@ def find_duplicates(
     if mirrored is not None:
         own = np.arange(n_train, len(points))
         pairs += [(pair, True) for pair in look_for(_points(model, mirrored), points, around.usual, own)]
-    twins, seen = [], set()
-    for pair, is_mirrored in pairs:
-        first, second = sorted((pair.first, pair.second))
-        if second < n_train or (first, second) in seen:
-            continue  # both are training images; or two test images are each other's mirror image
-        seen.add((first, second))
-        is_training = first < n_train
-        row, other = (second, first) if is_training else (first, second)
-        other = other if is_training else other - n_train
-        twins.append(Twin(row - n_train, other, is_training, pair.exact, is_mirrored))
-    twins.sort(key=lambda twin: not twin.is_training)
+    twins = _twins_among(pairs, n_train)
     is_kept = _one_of_each_group(twins, len(store))
     correct = ~decisions.wrong.numpy()
     without = share(int(correct[is_kept].sum()), int(is_kept.sum())) if is_kept.any() else None
@@ -239,6 +229,26 @@ def find_duplicates(
         twins, train is not None, len(store), accuracy, without, audit, note, original_without, n_leaked,
         mirrored is not None, int(in_groups(points[n_train:]).sum()),
     )  # fmt: skip
+
+
+def _twins_among(pairs: list[tuple[Pair, bool]], n_train: int) -> list[Twin]:
+    """Returns the test images among pairs, those with a training image first.
+
+    Args:
+        pairs: Pairs of rows, the training images' first, and whether one of both is mirrored.
+        n_train: Number of training images.
+    """
+    twins, seen = [], set()
+    for pair, is_mirrored in pairs:
+        first, second = sorted((pair.first, pair.second))
+        if second < n_train or (first, second) in seen:
+            continue  # both are training images; or two test images are each other's mirror image
+        seen.add((first, second))
+        is_training = first < n_train
+        row, other = (second, first) if is_training else (first, second)
+        other = other if is_training else other - n_train
+        twins.append(Twin(row - n_train, other, is_training, pair.exact, is_mirrored))
+    return sorted(twins, key=lambda twin: not twin.is_training)
 
 
 def _one_of_each_group(twins: list[Twin], n_test: int) -> np.ndarray:
