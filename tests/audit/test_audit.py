@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -202,6 +203,13 @@ def test_the_command_writes_all_suspects(network_file, image_folder, tmp_path):
     missing = tmp_path / "none" / "s.csv"
     assert "does not exist" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "-o", missing)
     assert "exists already" in mistake("audit", image_folder, "-m", tmp_path / "m", *network, "-o", tmp_path / "s.csv")
+
+
+def test_the_command_audits_a_folder_without_a_test_part(network_file, image_folder, tmp_path):
+    shutil.rmtree(image_folder / "test")
+    convert(f"{network_file}:make", str(image_folder), n_prototypes=2, progress=False).save(tmp_path / "m")
+    options = ("-m", tmp_path / "m", "--network", f"{network_file}:make", "--json")
+    assert json.loads(run("audit", image_folder, *options).stdout)["samples"] == {"train": 24}
 
 
 def test_numbers_of_images_have_the_right_noun():
