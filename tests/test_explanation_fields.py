@@ -57,6 +57,16 @@ def case(request):
     return Case(request.param)
 
 
+def test_the_maps_that_are_drawn_are_those_of_the_input_and_of_the_prototypes_images():
+    model = convert(small_network(), bright_images(60), 2, progress=False)
+    (one,) = explain(model, bright_images(6)[0][:1], relevance=True)
+    drawn = one._maps(raw=True)
+    for likeness, on_input, on_prototype in zip(one.shown, drawn.on_input, drawn.on_prototype, strict=True):
+        assert on_input is likeness.heat_map
+        assert on_prototype is likeness.prototype_heat_map
+    assert not np.array_equal(drawn.on_input[0], drawn.on_prototype[0])
+
+
 def test_prototypes_come_by_their_similarity(case):
     s = case.model.similarities(case.new)
     for row, one in enumerate(case.found):

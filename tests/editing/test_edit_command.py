@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 
@@ -23,6 +24,10 @@ def test_a_script_is_replayed_logged_and_undone(converted, network_file, image_f
     assert "drop prototype 0 (ant)" in result.stdout
     assert "rests on the watermark" in result.stdout
     run("predict", converted, image_folder / "test", *network)
+    shutil.copy(next((image_folder / "train" / "bee").glob("*.png")), tmp_path / "mine.png")  # beside the script
+    script.write_text("- add: {image: mine.png, class_name: bee}\n")
+    added = run("edit", converted, script, "--data", image_folder, *network, "--dry-run", "--json")
+    assert json.loads(added.stdout)["prototypes"] == 6
     opened = run("edit", converted, "--data", image_folder, *network, "--open-test", "final figures")
     assert "on 9 test images" in opened.stdout
     found = json.loads(run("edit", converted, *network, "--undo", 2, "--json").stdout)

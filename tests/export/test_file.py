@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import runpy
 import shutil
 import subprocess
@@ -127,6 +128,9 @@ def test_the_command_writes_the_kind_that_the_file_is_named_after(model, tmp_pat
     assert json.loads(extra["prototypes.json"])["prototypes"][0]["image"] is None
     x = images()[0][:3]
     torch.testing.assert_close(program(x)[0], model(x), atol=1e-5, rtol=1e-5)
+    said = CliRunner().invoke(app, [*command, str(tmp_path / "again.pt2"), "--no-images"]).output
+    size = (tmp_path / "again.pt2").stat().st_size
+    assert float(re.search(r"again\.pt2\s+\(([\d.]+)\s+MB\)", said)[1]) == pytest.approx(size / 1e6, abs=0.06)
     refused = CliRunner().invoke(app, [*command, "x.onnx", "--page", str(tmp_path)])
     assert "write a folder" in refused.output
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
+from lookalike.metrics import budget as budget_module
 from lookalike.metrics.budget import Budget, Plan, by_worth
 from lookalike.metrics.sections import SECTIONS
 from lookalike.report import write_report
@@ -55,6 +56,17 @@ def test_with_enough_time_nothing_changes(case, whole):
     assert card.notes == whole.notes
     assert set(card.info["budget"]["estimates"]) == {"explanations", "robustness"}
     assert all(seconds > 0 for seconds in card.info["budget"]["estimates"].values())
+
+
+def test_the_estimate_counts_every_row_that_passes(case, monkeypatch):
+    """Ordering curves, then each image clean and noisy; and the maps of both classifiers."""
+    monkeypatch.setattr(budget_module, "_time_of_a_row", lambda context, clock: 1.0)
+    monkeypatch.setattr(budget_module, "_time_of_a_map", lambda context, clock: 0.0)
+    card = evaluate(case[0], case[1], budget=1e6, only=("robustness",), **QUICK)
+    n, steps, draws = QUICK["n_images"], QUICK["n_steps"], QUICK["n_draws"]
+    # the orders: of the model's maps, of the black box's, and by chance
+    curves = n * (1 + draws * (3 * (steps - 1) + 1))
+    assert card.info["budget"]["estimates"]["robustness"] == curves + n * (1 + draws)
 
 
 def test_without_time_the_embeddings_alone_are_judged_and_the_rest_is_named(case, whole, tmp_path):

@@ -11,7 +11,8 @@ from torch.utils.data import Subset, TensorDataset
 
 from lookalike import Scorecard, convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
-from lookalike.data import Batches, DataBundle, load_digits
+from lookalike.data import Batches, DataBundle, Preprocessing, load_digits
+from lookalike.data.bundle import Attributes
 from lookalike.demo import network
 from lookalike.demo.training import train_digit_network
 from lookalike.encoder import Encoder
@@ -204,6 +205,13 @@ def test_attributes_when_there_are_some(net, blobs):
     attributes = torch.stack([y == 0, y > 0, x.mean((1, 2, 3)) > 0.5], 1)
     card = evaluate(sem, blobs, train=blobs, attributes=attributes, only=("attributes",), progress=False)
     assert card["attributes_captured"] >= 2
+    size, of_both = (
+        Preprocessing((8, 8), (8, 8)),
+        Attributes(["a", "b", "c"], *[attributes.numpy().astype(np.uint8)] * 2),
+    )
+    bundle = DataBundle("b", blobs, blobs, ["0", "1", "2"], size, attributes=of_both)
+    of_bundle = evaluate(sem, bundle, only=("attributes",), progress=False)
+    assert of_bundle["attributes_captured"] == card["attributes_captured"]
 
 
 def test_verdict_says_what_was_lost(card):
