@@ -23,6 +23,9 @@ _LONGEST_REPR = 60  # characters of a value in a message
 _LARGEST_SEED = 2**32 - 1  # NumPy and scikit-learn take no larger ones
 
 
+_ROUNDING = 1e-3  # of probabilities in half precision
+
+
 def whole_number(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
     """Checks a whole number, also one of NumPy's, and returns it as an int.
 
@@ -199,6 +202,28 @@ def tensor(
     if not empty and not converted.numel():
         raise LookalikeError(f"{name} must not be empty; it has the shape {tuple(converted.shape)}")
     return converted
+
+
+def finite(name: str, value: Tensor) -> Tensor:
+    """Checks that a tensor has neither NaN nor infinite values; returns it."""
+    if value.is_floating_point() and not bool(value.isfinite().all()):
+        raise LookalikeError(f"{name} must not have NaN or infinite values")
+    return value
+
+
+def probabilities(name: str, value: Tensor) -> Tensor:
+    """Checks that the values of a tensor lie in [0, 1], but for rounding; returns them cut off there.
+
+    Example:
+        >>> probabilities("confidences", torch.tensor([0.5, 99.0]))
+        Traceback (most recent call last):
+        ...
+        lookalike._core.errors.LookalikeError: confidences must be probabilities, from 0 to 1, not 99
+    """
+    outside = finite(name, value)[(value < -_ROUNDING) | (value > 1 + _ROUNDING)]
+    if len(outside):
+        raise LookalikeError(f"{name} must be probabilities, from 0 to 1, not {float(outside[0]):.4g}")
+    return value.clamp(0, 1)
 
 
 def array(name: str, value: Any, shape: Sequence[int | str], kind: str = "number") -> np.ndarray:

@@ -13,7 +13,11 @@ from lookalike._core.errors import LookalikeError
 Preset = Literal["paper", "reference-code"]
 
 _FILE = "hyperparameters.toml"
-_POSITIVE = ("image_size", "epochs", "batch_size", "learning_rate", "n_prototypes", "embedding_dim", "hidden_layers")
+_POSITIVE = (
+    "image_size", "epochs", "batch_size", "learning_rate", "n_prototypes", "embedding_dim", "hidden_layers",
+    "push_every", "conciseness_from",
+)  # fmt: skip
+_NOT_NEGATIVE = ("weight_decay", "final_learning_rate", "warm_up", "warm_epochs", "last_layer_epochs")
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,9 @@ class Hyperparameters:
         for name in _POSITIVE:
             value = getattr(self, name, self.own.get(name, 1))
             checks.number(name, value, above=0)
+        for name in _NOT_NEGATIVE:
+            checks.number(name, getattr(self, name, self.own.get(name, 0)), least=0)
+        checks.number("momentum", self.momentum, least=0, below=1)
         for name, allowed in (("optimiser", ("sgd", "adam")), ("schedule", ("constant", "cosine"))):
             if getattr(self, name) not in allowed:
                 raise LookalikeError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
@@ -177,9 +178,10 @@ def calibration_figures(
         LookalikeError: If there are no samples, or the shapes do not fit.
     """
     probabilities = checks.array("probabilities", probabilities, ("N", "K")).astype(np.float64)
-    labels = checks.array("labels", labels, (len(probabilities),), "whole")
-    if not len(labels):
+    if not len(probabilities):
         raise LookalikeError("there are no samples to measure calibration on")
+    probabilities = checks.probabilities("probabilities", torch.from_numpy(probabilities)).numpy()
+    labels = checks.class_indices("labels", labels, probabilities.shape[1], (len(probabilities),)).numpy()
     predictions = probabilities.argmax(1) if predictions is None else np.asarray(predictions)
     rows = np.arange(len(labels))
     return figures_of_samples(

@@ -68,7 +68,7 @@ def attribute_representation(train_attributes: Tensor, nearest: Tensor) -> Attri
 
 def correlations(attributes: Tensor) -> Tensor:
     """Returns the Pearson correlations of attributes [N, A] as float64 [A, A]; 0 for a constant attribute [ours]."""
-    attributes = checks.tensor("attributes", attributes, ("N", "A"))
+    attributes = checks.finite("attributes", checks.tensor("attributes", attributes, ("N", "A")))
     centred = attributes.double() - attributes.double().mean(0)
     norms = centred.square().sum(0).sqrt()
     products = centred.T @ centred

@@ -85,16 +85,21 @@ class Budget:
         part.seconds_per_image = self.seconds_per_image
         return part
 
-    def allows_reading(self, n_images: int) -> bool:
-        """Says whether there is time to read and embed so many images."""
-        return n_images * self.seconds_per_image <= _READING_SHARE * self.left
+    def allows_reading(self, n_images: int | None) -> bool:
+        """Says whether there is time to read and embed so many images; not if nobody knows how many."""
+        return n_images is not None and n_images * self.seconds_per_image <= _READING_SHARE * self.left
 
+    @staticmethod
     @contextmanager
-    def embedding(self, n_images: int) -> Iterator[None]:
-        """Learns from its block, which reads and embeds images, how long one takes."""
-        started = self.clock()
-        yield
-        self.seconds_per_image = (self.clock() - started) / max(n_images, 1)
+    def embedding_within(budget: "Budget | None") -> Iterator[Callable[[int], None]]:
+        """Learns from its block, which reads and embeds images, how long one takes; the block says how many it read."""
+        started = 0.0 if budget is None else budget.clock()
+
+        def took(n_images: int) -> None:
+            if budget is not None:
+                budget.seconds_per_image = (budget.clock() - started) / max(n_images, 1)
+
+        yield took
 
     def at_once(self, seconds_per_image: float, most: int) -> int:
         """Returns how many images to handle between two looks at the clock, 1 to ``most``."""

@@ -45,7 +45,8 @@ class CalibrationBins:
     def of(cls, confidences: Tensor, correct: Tensor, n_bins: int = N_BINS) -> "CalibrationBins":
         """Sorts predictions into bins by the probability of the predicted class [N]; ``correct`` says if it is [N]."""
         checks.whole_number("n_bins", n_bins, 1)
-        confidences = checks.tensor("confidences", confidences, ("N",), kind="number").detach().double().clamp(0, 1)
+        confidences = checks.tensor("confidences", confidences, ("N",), kind="number").detach().double()
+        confidences = checks.probabilities("confidences", confidences)
         correct = torch.as_tensor(correct).detach().to(confidences)
         if correct.shape != confidences.shape:
             raise checks.unfit("correct", correct, f"a tensor [{len(confidences)}]")
@@ -114,7 +115,7 @@ def black_box_confidences(
     Returns:
         None if that pass is needed and there are no data.
     """
-    key = f"{store.info.get('data')}/{len(store)}"
+    key = f"{store.info.get('data')}/{store.info.get('transform')}/{len(store)}"
     if key in box.confidences:
         return box.confidences[key]
     confidences = _confidences_from_embeddings(box, model, store, data)

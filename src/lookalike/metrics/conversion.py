@@ -3,7 +3,6 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +15,7 @@ from lookalike.metrics.context import aligned_labels, check_given_store, rows_of
 from lookalike.metrics.faithfulness import accuracy, agreement
 from lookalike.metrics.transparency import activation_counts, ghosting
 from lookalike.model import PrototypeModel
+from lookalike.model.class_labels import labels_in_model
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def store_ghosting(model: PrototypeModel, store: EmbeddingStore) -> float:
     """Returns D_tsp on stored training embeddings (paper, equation 1)."""
     _check_arguments(model, store)
     owners, counts = model.prototypes.labels, torch.zeros(len(model.prototypes), dtype=torch.int64)
-    labels = torch.from_numpy(np.asarray(store.labels)).to(model.device)
+    matched = labels_in_model(store.labels, store.class_names, model.class_names, "training")
+    labels = torch.from_numpy(matched).to(model.device)
     for rows in store.parts(rows_per_batch(model)):
         patches = model.patches_of(rows_of(store, rows, model.device))
         similarities = model.similarities_of(patches.flatten(0, 1))

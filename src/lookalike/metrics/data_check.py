@@ -10,10 +10,10 @@ from torch import Tensor
 from lookalike.data import Batches, TrainingRecord
 from lookalike.embedding import EmbeddingStore
 from lookalike.model import PrototypeModel
-from lookalike.model.similarity import euclidean_distances
 
 # relative to the mean distance: half precision at conversion changes distances by about 1%, other images by far more
 _TOLERANCE = 0.05
+_PAIRS = 4096  # of an embedding and a prototype at once
 
 
 @dataclass(frozen=True)
@@ -143,9 +143,12 @@ def _paired_distances(
         prototypes: One prototype per row [n].
         patch: Which patch of each row [n]; 0 for whole images.
     """
-    unique, row = np.unique(rows, return_inverse=True)
-    z = torch.from_numpy(np.array(store.embeddings[unique])).to(model.device)
-    project, vectors = model.similarity.project, model.prototypes.vectors
-    patches = model.patches_of(z.to(vectors.dtype))
-    distances = euclidean_distances(project(patches.flatten(0, 1)), project(vectors)).cpu()
-    return distances[torch.from_numpy(row.reshape(-1)) * patches.shape[1] + patch, prototypes]
+    vectors, distances = model.similarity.project(model.prototypes.vectors), []
+    for start in range(0, len(rows), _PAIRS):  # a matrix of all rows and prototypes would not fit into memory
+        chunk = slice(start, start + _PAIRS)
+        z = torch.from_numpy(np.array(store.embeddings[rows[chunk]])).to(vectors)
+        of_patch = model.patches_of(z)[torch.arange(len(z)), patch[chunk].to(z.device)]
+        distances.append(
+            (model.similarity.project(of_patch) - vectors[prototypes[chunk].to(z.device)]).norm(dim=1).cpu()
+        )
+    return torch.cat(distances)

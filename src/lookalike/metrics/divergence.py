@@ -35,7 +35,7 @@ def relevance_shares(maps: Tensor, magnitude: Magnitude = "absolute", floor: flo
         tensor([[0.2500, 0.7500]], dtype=torch.float64)
     """
     checks.one_of("magnitude", magnitude, MAGNITUDES)
-    checks.number("floor", floor, least=0, below=1)
+    checks.number("floor", floor, above=0, below=1)
     maps = checks.tensor("maps", maps, ("N", "H", "W"), kind="number", empty=False)
     if not bool(maps.isfinite().all()):
         raise LookalikeError("a relevance map has NaN or infinite values")

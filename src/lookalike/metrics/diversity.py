@@ -131,6 +131,8 @@ def _normalised_entropies(s: Tensor, sizes: Tensor | None = None) -> Tensor:
         s: Similarities [n, P].
         sizes: Number of finite similarities in each row [n], the others being −∞; None if all are finite.
     """
+    if bool(s.isnan().any()) or bool((s == torch.inf).any()):
+        raise LookalikeError("the similarities of prototypes have NaN or infinite values, so they have no diversity")
     log_p = s.log_softmax(1)
     entropy = -(log_p.exp() * log_p).nan_to_num(0.0).sum(1)
     maximum = math.log(s.shape[1]) if sizes is None else sizes.double().log()

@@ -196,16 +196,17 @@ def _embedded(
     data, store, train, attributes, box, masks, train_store = inputs
     if store is None:
         assert data is not None  # there is one or the other
-        with nullcontext() if budget is None else budget.embedding(data.total or 0):
+        with Budget.embedding_within(budget) as took:
             store = embed(model, data, progress=advance)
+            took(len(store))
     unread: dict[str, str] = {}
     if isinstance(train, Batches) and _uses_train(sections):
         if train_store is not None:
             train = train_store
-        elif budget is None or budget.allows_reading(train.total or 0):
+        elif budget is None or budget.allows_reading(train.total):
             train = embed(model, train, progress=advance)
         else:
-            seconds = (train.total or 0) * budget.seconds_per_image
+            seconds = None if train.total is None else train.total * budget.seconds_per_image
             sections, unread = _without_train(model, options, sections, seconds)
     train_store = train if isinstance(train, EmbeddingStore) else None
     labels = aligned_labels(store, model, "test")
@@ -227,12 +228,14 @@ def _embedded(
 
 
 def _without_train(
-    model: PrototypeModel, options: Options, sections: list[Section], seconds: float
+    model: PrototypeModel, options: Options, sections: list[Section], seconds: float | None
 ) -> tuple[list[Section], dict[str, str]]:
     """Returns the sections that need no training data, and why each of the others is left out."""
     counted = stored_activations(model, options.scope) is not None
     kept = [each for each in sections if "train" not in each.needs and (counted or "activations" not in each.needs)]
-    reason = f"reading the training images takes about {duration(seconds)}"
+    reason = "nobody knows how many training images there are to read, and so how long it takes"
+    if seconds is not None:
+        reason = f"reading the training images takes about {duration(seconds)}"
     return kept, {each.name: reason for each in sections if each not in kept}
 
 
@@ -310,8 +313,17 @@ def _evaluation_key(context: Context, info: dict[str, Any]) -> dict[str, str]:
         "labels": fingerprint_tensors({"labels": context.labels}),
         "transform": [store.info.get("transform"), None if train is None else train.info.get("transform")],
         "attributes": None if context.attributes is None else fingerprint_tensors({"attributes": context.attributes}),
+        "masks": _fingerprint_of_masks(context),
     }
     return {name: fingerprint_json(plain_json(value)) for name, value in (provenance | fingerprints).items()}
+
+
+def _fingerprint_of_masks(context: Context) -> str | None:
+    """Returns the fingerprint of the masks of all images that are explained; None without masks."""
+    if context.masks is None:
+        return None
+    samples = sorted({sample for run in range(context.options.n_runs) for sample in context.sample(run)})
+    return fingerprint_tensors({"masks": context.masks(samples)})
 
 
 class _SavedSections:

@@ -17,6 +17,7 @@ from lookalike.metrics.prototype_stability import (
     prototype_stability,
     shift_stability,
 )
+from lookalike.metrics.sanity import deep_copy
 from lookalike.metrics.sections import SectionResult
 from lookalike.metrics.standard import embeddings_of_store, similarities_to, standard
 from lookalike.model.prototypes import Prototypes
@@ -139,7 +140,7 @@ def randomised(network: nn.Module, seed: int) -> nn.Module:
     Vectors, such as biases and the scales of normalisation layers, stay as they are: random ones can set all
     activations to zero.
     """
-    randomised_network = copy.deepcopy(network)
+    randomised_network = deep_copy(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in randomised_network.parameters():

@@ -89,7 +89,7 @@ def faithfulness_correlation(
     replacement = as_images("baseline", baseline, inputs).flatten(2)
     clean = torch.cat([score(batch) for batch in inputs.split(batch_size)])
     target_classes = (
-        clean.argmax(1) if targets is None else checks.tensor("targets", targets, (n,), kind="whole").long()
+        clean.argmax(1) if targets is None else checks.class_indices("targets", targets, clean.shape[1], (n,))
     )
     target_classes = target_classes.to(inputs.device)
     n_subsets, losses = pixels.shape[1], []

@@ -90,9 +90,12 @@ def relevance_rank(maps: Any, masks: Any) -> Tensor:
     """
     relevance, inside = _checked(maps, masks)
     size = inside.sum(1)
-    order = relevance.argsort(dim=1, descending=True, stable=True)
-    ranks = torch.arange(relevance.shape[1], device=relevance.device)
-    hits = (inside.gather(1, order) & (ranks < size[:, None])).sum(1).double()
+    last = (size - 1).clamp_min(0)[:, None]
+    threshold = relevance.sort(dim=1, descending=True).values.gather(1, last)
+    above, equal = relevance > threshold, relevance == threshold
+    # of pixels that are equally relevant, as many count as there is room for, with their share inside
+    room = (size - above.sum(1)).double()
+    hits = (above & inside).sum(1) + room * (equal & inside).sum(1) / equal.sum(1)
     defined = (relevance != 0).any(1) & (size > 0)
     return torch.where(defined, hits / size.clamp_min(1), torch.nan)
 

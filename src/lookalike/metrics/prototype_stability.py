@@ -69,6 +69,8 @@ def prototype_likeness(first: Prototypes, second: Prototypes, embeddings: Any, l
     distances, spreads, agreements = [], [], []
     for k in range(first.n_classes):
         a, b, members = first.vectors[first.labels == k], second.vectors[second.labels == k], z[y == k]
+        if not len(members):  # nothing to agree on
+            continue
         between = euclidean_distances(a, b)
         rows, columns = linear_sum_assignment(between.numpy())
         distances.append(between[rows, columns])

@@ -302,7 +302,8 @@ def increase_and_drop(
     """
     n, _, height, width = _checked_shape(activation, inputs, checks.tensor("relevance", relevance), noise, batch_size)
     checks.number("keep", keep, above=0, below=1)
-    targets = checks.tensor("targets", targets, (n,), kind="whole")
+    targets = checks.tensor("targets", targets, (n,), kind="whole").long()
+    _ = checks.class_indices("targets", targets, activation(inputs[:1]).shape[1], (n,))
     sample_indices = _sample_indices(samples, n)
     removed = round((1 - keep) * height * width)
     clean, masked = [], []
@@ -367,4 +368,6 @@ def _checked_shape(
         raise LookalikeError(
             f"{n} images of {height}×{width} need relevance of shape {(n, height, width)}, not {tuple(relevance.shape)}"
         )
+    if relevance is not None:
+        checks.finite("relevance", relevance)
     return n, channels, height, width

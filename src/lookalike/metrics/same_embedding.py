@@ -11,6 +11,7 @@ from lookalike._core.intervals import Share, paired_difference
 from lookalike.metrics.context import Context, rows_of, rows_per_batch
 from lookalike.metrics.sections import SectionResult, section
 
+_ROWS = 8192  # samples that are compared with the means at once
 MOST = 20_000  # training samples for logistic regression and the nearest neighbour
 
 
@@ -52,25 +53,44 @@ def plain_predictions(
         LookalikeError: If there is only one class.
     """
     from sklearn.linear_model import LogisticRegression
-    from sklearn.neighbors import KNeighborsClassifier, NearestCentroid
+    from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     if len(np.unique(train_labels)) < 2:
         raise LookalikeError("plain classifiers on the embedding need at least two classes")
-    train, test = train.astype(np.float32), test.astype(np.float32)
+    test = np.asarray(test, dtype=np.float32)
     rows = np.arange(len(train))
     if len(rows) > MOST:
         rows = np.sort(np.random.default_rng(seed).choice(len(rows), MOST, replace=False))
-    classifiers: dict[str, tuple[Any, Any]] = {
-        "logistic_regression": (make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)), rows),
-        "nearest_neighbour": (KNeighborsClassifier(1), rows),
-        "nearest_mean": (NearestCentroid(), slice(None)),
-    }
+    drawn, labels = np.asarray(train[rows], dtype=np.float32), train_labels[rows]
+    regression = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    classes, means = _class_means(train, train_labels)
     return {
-        name: classifier.fit(train[chosen], train_labels[chosen]).predict(test)
-        for name, (classifier, chosen) in classifiers.items()
+        "logistic_regression": regression.fit(drawn, labels).predict(test),
+        "nearest_neighbour": KNeighborsClassifier(1).fit(drawn, labels).predict(test),
+        "nearest_mean": classes[
+            np.concatenate([_nearest(part, means) for part in np.array_split(test, len(test) // _ROWS + 1)])
+        ],
     }
+
+
+def _class_means(embeddings: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the classes that occur [K] and their mean embeddings [K, D], read part by part."""
+    classes, of_class = np.unique(labels, return_inverse=True)
+    sums = np.zeros((len(classes), embeddings.shape[1]))
+    for start in range(0, len(embeddings), _ROWS):
+        part = np.asarray(embeddings[start : start + _ROWS], dtype=np.float64)
+        members = np.zeros((len(classes), len(part)))
+        members[of_class[start : start + _ROWS], np.arange(len(part))] = 1
+        sums += members @ part
+    return classes, sums / np.bincount(of_class)[:, None]
+
+
+def _nearest(points: np.ndarray, means: np.ndarray) -> np.ndarray:
+    """Returns the number of the nearest mean of each point."""
+    nearest: np.ndarray = (np.square(means).sum(1) - 2 * points.astype(np.float64) @ means.T).argmin(1)
+    return nearest
 
 
 def compare_on_embedding(

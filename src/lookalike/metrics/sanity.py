@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,10 +17,12 @@ from lookalike.encoder import Encoder
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.model import Origin, PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.relevance import Composite, lrp, prp
+from lookalike.relevance import Composite, PrpRule, lrp, prp
 
 AS_TRAINED, PROTOTYPES = "as trained", "prototypes"
 SANITY_IMAGES = 20  # each depth needs maps of all these images, and maps of most images change in the same way
+N = TypeVar("N", bound=nn.Module)
+
 _WINDOW = 7  # pixels on a side
 _C1, _C2 = 0.01**2, 0.03**2  # the usual constants of SSIM (Wang et al., 2004), for values up to 1
 
@@ -122,6 +124,7 @@ def sanity_check(
     *,
     train: tuple[np.ndarray, np.ndarray] | None = None,
     composite: str | Composite = "epsilon-plus-flat",
+    rule: PrpRule | None = None,
     n_depths: int = 10,
     seed: int = 0,
     advance: Callable[[int], object] = lambda _: None,
@@ -138,6 +141,7 @@ def sanity_check(
         images: Images to explain [N, C, H, W].
         train: Training embeddings [M, D] and their classes [M], to cluster with permuted labels; None skips that.
         composite: Rules of relevance propagation.
+        rule: How PRP starts at the similarity layer, see ``relevance.prp``; None takes its default.
         n_depths: Maximum number of steps into which the layers are divided.
         seed: Seed of the permutations.
         advance: Called with the number of images explained.
@@ -148,15 +152,17 @@ def sanity_check(
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.whole_number("n_depths", n_depths, 1)
     generator = torch.Generator().manual_seed(checks.seed("seed", seed))
-    randomised_copy = _deep_copy(model)
+    randomised_copy = deep_copy(model)
 
     def explained(other: PrototypeModel) -> tuple[Maps, Tensor]:
-        explanations = _explained(other, images, composite)
+        explanations = _explained(other, images, composite, rule)
         advance(len(images))
         return explanations
 
     trained_explanations = explained(randomised_copy)
     layers = layers_from_the_head(randomised_copy, images[:1])
+    if not layers:
+        raise LookalikeError("the encoder has no weights that could be randomised")
     groups = [group.tolist() for group in np.array_split(np.arange(len(layers)), min(n_depths, len(layers)))]
     depths, likenesses = [AS_TRAINED, PROTOTYPES], [_likenesses(trained_explanations, trained_explanations)]
     _permute_prototypes(randomised_copy, generator)
@@ -177,7 +183,11 @@ def sanity_check(
 
 
 def compare_explanations(
-    model: PrototypeModel, other: PrototypeModel, images: Tensor, composite: str | Composite = "epsilon-plus-flat"
+    model: PrototypeModel,
+    other: PrototypeModel,
+    images: Tensor,
+    composite: str | Composite = "epsilon-plus-flat",
+    rule: PrpRule | None = None,
 ) -> Likenesses:
     """Compares the explanations of two models, for example one trained on correct and one on permuted labels.
 
@@ -186,8 +196,9 @@ def compare_explanations(
         other: Another prototype model; ``same_prototype`` means something only if both number their prototypes alike.
         images: Images to explain [N, C, H, W].
         composite: Rules of relevance propagation.
+        rule: How PRP starts at the similarity layer, see ``relevance.prp``; None takes its default.
     """
-    return _likenesses(_explained(model, images, composite), _explained(other, images, composite))
+    return _likenesses(*(_explained(one, images, composite, rule) for one in (model, other)))
 
 
 def layers_from_the_head(model: PrototypeModel, images: Tensor) -> list[tuple[str, nn.Module]]:
@@ -232,21 +243,33 @@ def with_prototypes_of_permuted_labels(
     z = np.asarray(embeddings, dtype=np.float32)
     prototypes = learn_prototypes(z, permuted, model.class_names, similarity, Clustering(n_prototypes, seed=seed))
     origin = Origin(value_range=model.value_range)
-    return PrototypeModel(model.encoder, prototypes, copy.deepcopy(model.similarity), NearestPrototype(), origin=origin)
+    # the temperature is in the unit of the similarity: without it, the scale of the embedding would change the figure
+    own = model.classifier
+    classifier = (
+        NearestPrototype(own.reading, own.temperature) if isinstance(own, NearestPrototype) else NearestPrototype()
+    )
+    return PrototypeModel(model.encoder, prototypes, copy.deepcopy(model.similarity), classifier, origin=origin)
 
 
-def _deep_copy(model: PrototypeModel) -> PrototypeModel:
+def deep_copy(network: N) -> N:
+    """Returns a copy whose weights can be randomised.
+
+    Raises:
+        LookalikeError: If the network cannot be copied.
+    """
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(network)
     except (RuntimeError, TypeError, ValueError) as error:
         raise LookalikeError(f"the network cannot be copied, so its weights cannot be randomised: {error}") from error
 
 
-def _explained(model: PrototypeModel, images: Tensor, composite: str | Composite) -> tuple[Maps, Tensor]:
+def _explained(
+    model: PrototypeModel, images: Tensor, composite: str | Composite, rule: PrpRule | None
+) -> tuple[Maps, Tensor]:
     """Returns maps [N, H, W] by kind, and the most similar prototypes [N]."""
     nearest = model.similarities(images).argmax(1)
     maps = {
-        "likeness": prp(model, images, nearest[:, None], composite).pixels[:, 0],
+        "likeness": prp(model, images, nearest[:, None], composite, rule=rule).pixels[:, 0],
         "probability": lrp(model, images, None, composite, of="probability").pixels,
     }
     return maps, nearest

@@ -340,6 +340,7 @@ def _sanity(context: Context, run: int) -> SectionResult:
         context.images(run)[:SANITY_IMAGES],
         train=train,
         composite=context.options.composite,
+        rule=context.options.rule,
         seed=context.options.seed,
         advance=context.advance,
     )
@@ -359,6 +360,12 @@ def _attributes(context: Context, _run: int) -> SectionResult:
     nearest = context.model.prototypes.nearest
     if not nearest.shape[1]:
         raise LookalikeError("the model does not know the nearest training images of its prototypes")
+    provenance = context.model.provenance
+    n_images = provenance.get("n_samples", 0) + provenance.get("skipped", 0)
+    if n_images and not context.model.has_patches and len(context.attributes) != n_images:
+        raise LookalikeError(
+            f"there are {n_images:,} training images and attributes of {len(context.attributes):,}: give a row for each"
+        )
     representation = attribute_representation(context.attributes, nearest[:, 0].cpu())
     figures = {
         "attributes_captured": float(representation.captured),

@@ -35,6 +35,8 @@ def activation_counts(
     prototype_labels = checks.tensor("prototype_labels", prototype_labels, ("P",), kind="whole", empty=False)
     n_prototypes = len(prototype_labels)
     similarities = checks.tensor("similarities", similarities, ("N", n_prototypes), kind="number")
+    if bool(similarities.isnan().any()):
+        raise LookalikeError("similarities must not have NaN values: no prototype is the most similar one")
     labels = checks.tensor("labels", labels, (len(similarities),), kind="whole")
     counts = torch.zeros(n_prototypes, dtype=torch.int64)
     for s, y in zip(similarities.split(_ROWS), labels.split(_ROWS), strict=True):

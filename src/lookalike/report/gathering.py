@@ -1,7 +1,6 @@
 """Gathers what a page shows: embeds, explains, measures and compares, within the time that there is."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -94,8 +93,9 @@ class Gathering:
         test, self.train, self.attributes, self.data_notes = unbundle_data(model, test, train, self.settings.attributes)
         self.test = test if isinstance(test, Batches) else self._batches(test)
         self.black_box = find_black_box(model, black_box, self.test, self.settings.class_order).box
-        with nullcontext() if self.budget is None else self.budget.embedding(self.test.total or 0):
+        with Budget.embedding_within(self.budget) as took:
             self.store = embed(model, self.test, progress=self.settings.progress)
+            took(len(self.store))
         original = self._original()
         if card is not None:
             _check_card(card, model, self.store, self.black_box)
@@ -206,7 +206,7 @@ def _embedded_training_data(
     if only is not None and not {"transparency", "embedding"} & set(only):
         return train, None
     batches = settings.read(train)
-    if isinstance(batches, EmbeddingStore) or not (budget is None or budget.allows_reading(batches.total or 0)):
+    if isinstance(batches, EmbeddingStore) or not (budget is None or budget.allows_reading(batches.total)):
         return train, None
     return batches, embed(model, batches, progress=settings.progress)
 
