@@ -15,6 +15,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.embedding.neighbours import in_groups, look_around
 from lookalike.encoder import Encoder
 
 
@@ -416,3 +417,25 @@ def test_augmentation_is_warned_of(net):
 def test_no_samples_are_told(net):
     with pytest.raises(LookalikeError, match="no samples to embed"):
         embed(net, (torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64)))
+
+
+def test_no_embeddings_are_named_as_unfinished_ones(net, blobs, tmp_path):
+    with pytest.raises(LookalikeError, match="ends as unfinished embeddings do"):
+        embed(net, blobs, folder=tmp_path / "e.part", progress=False)
+    with pytest.raises(LookalikeError, match="at least one device"):
+        embed(net, blobs, devices=[], progress=False)
+
+
+def test_neighbours_are_found_block_by_block(monkeypatch):
+    rng = np.random.default_rng(0)
+    points = np.concatenate([np.repeat(rng.normal(size=(3, 20)), 8, axis=0), rng.normal(size=(40, 20))]).astype(
+        np.float32
+    )
+    whole = look_around(points), in_groups(points)
+    monkeypatch.setattr("lookalike.embedding.neighbours._CELLS", 150)
+    parts = look_around(points), in_groups(points)
+    assert parts[0].pairs == whole[0].pairs
+    assert len(whole[0].pairs) == 3 * 28
+    assert (parts[1] == whole[1]).all()
+    with pytest.raises(LookalikeError, match="a single sample"):
+        look_around(points[:1])

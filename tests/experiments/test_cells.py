@@ -242,3 +242,16 @@ def test_the_figure_of_large_data_names_data_above_and_sizes_below():
     assert [ax.get_title() for ax in axes] == ["digits, 64 dimensions", "digits, 1,024 dimensions", *[""] * 6]
     assert [ax.get_xlabel() for ax in axes] == [*[""] * 6, "embeddings", "embeddings"]
     assert [line.get_xdata().tolist() for line in axes[0].lines] == [[4000, 32000]] * 6
+
+
+def test_names_in_tables_are_no_formulas_and_break_no_row():
+    rows = [Row(("=HYPERLINK(1)", "two\nlines"), {"a": [0.5]})]
+    columns = [Column("a", "A")]
+    assert as_csv(["data", "class"], columns, rows).splitlines()[1].startswith("'=HYPERLINK(1)")
+    assert len(markdown(["data", "class"], columns, rows).splitlines()) == 3
+
+
+@pytest.mark.parametrize("repeated", [{"seeds": (0, 0)}, {"datasets": ("digits", "digits")}])
+def test_what_is_repeated_counts_once_or_not_at_all(repeated):
+    with pytest.raises(LookalikeError, match=f"{next(iter(repeated))} must differ"):
+        Plan(**repeated)

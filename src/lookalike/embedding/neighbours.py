@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError
+
 _NEAR = 0.15  # of the usual distance to the nearest neighbour: below it, two images are near duplicates
 _EQUAL = 1e-4  # of the usual distance: below it, they are equal to the network
 _FAR = 5.0  # robust standard deviations of the logarithm of the distance to the third neighbour
@@ -57,7 +59,12 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     Args:
         embeddings: [N, D], in the space whose Euclidean distances count. The search compares all pairs; its memory
             does not grow with their number.
+
+    Raises:
+        LookalikeError: If there are fewer than two samples.
     """
+    if len(embeddings) < 2:
+        raise LookalikeError("a single sample has no neighbours")
     z = np.ascontiguousarray(embeddings, dtype=np.float32)
     z = z - z.mean(0)  # a common offset would cost digits
     n = min(_NEIGHBOURS + 1, len(z))
@@ -100,16 +107,39 @@ def _further_pairs(z: np.ndarray, neighbours: np.ndarray, usual: float) -> dict[
     these the nearest are taken, of equally near ones the first.
     """
     found: dict[tuple[int, int], float] = {}
-    farthest = np.linalg.norm(z[neighbours].astype(np.float64) - z[:, None], axis=2).max(1)
     if neighbours.shape[1] == len(z):
         return found
-    for row in np.flatnonzero(farthest <= _NEAR * usual).tolist():
-        distances = np.linalg.norm(z.astype(np.float64) - z[row], axis=1)
-        alike = np.flatnonzero(distances <= _NEAR * usual)
-        for other in alike[np.argsort(distances[alike], kind="stable")][: _MOST_ALIKE + 1].tolist():
-            if other != row:
-                found[min(row, other), max(row, other)] = float(distances[other])
+    near = _NEAR * usual
+    surrounded = np.flatnonzero(_distances_to(z, neighbours).max(1) <= near)
+    points = torch.from_numpy(z)
+    squares = points.square().sum(1)
+    step = max(1, _CELLS // len(z))
+    for start in range(0, len(surrounded), step):
+        rows = torch.from_numpy(surrounded[start : start + step])
+        # by products in single precision, which round: some that are not alike are candidates, too
+        rounding = 1e-5 * (squares[rows, None] + squares)
+        approximate = squares[rows, None] + squares - 2 * points[rows] @ points.T - rounding
+        for row, is_candidate in zip(rows.tolist(), approximate <= near**2, strict=True):
+            others = torch.nonzero(is_candidate)[:, 0].numpy()
+            distances = np.linalg.norm(z[others].astype(np.float64) - z[row], axis=1)
+            order = np.argsort(distances, kind="stable")[: _MOST_ALIKE + 1]
+            for other, distance in zip(others[order].tolist(), distances[order].tolist(), strict=True):
+                if other != row and distance <= near:
+                    found[min(row, other), max(row, other)] = distance
     return found
+
+
+def _distances_to(z: np.ndarray, neighbours: np.ndarray) -> np.ndarray:
+    """Returns the distances of samples [N, D] to their neighbours, in double precision [N, n], block by block."""
+    step = max(1, _CELLS // (neighbours.shape[1] * z.shape[1]))
+    return np.concatenate(
+        [
+            np.linalg.norm(
+                z[neighbours[start : start + step]].astype(np.float64) - z[start : start + step, None], axis=2
+            )
+            for start in range(0, len(z), step)
+        ]
+    )
 
 
 def look_for(queries: np.ndarray, embeddings: np.ndarray, usual: float, own: np.ndarray) -> list[Pair]:
@@ -125,8 +155,8 @@ def look_for(queries: np.ndarray, embeddings: np.ndarray, usual: float, own: np.
         The pairs of ``own`` and other rows, the most alike first.
     """
     alike = []
-    for query, row in zip(queries.astype(np.float64), own.tolist(), strict=True):
-        distances = np.linalg.norm(embeddings - query, axis=1)
+    for query, row in zip(queries, own.tolist(), strict=True):
+        distances = np.sqrt(np.square(embeddings - query).sum(1, dtype=np.float64))
         distances[row] = np.inf
         alike += [
             Pair(row, int(other), float(distances[other]) / usual, bool(distances[other] <= _EQUAL * usual))
@@ -152,7 +182,7 @@ def in_groups(embeddings: np.ndarray) -> np.ndarray:
     if len(z) <= _FIFTH:
         return np.zeros(len(z), bool)
     neighbours = _nearest_rows(torch.from_numpy(z), _FIFTH + 1)
-    distances = np.sort(np.linalg.norm(z[neighbours].astype(np.float64) - z[:, None], axis=2), axis=1)
+    distances = np.sort(_distances_to(z, neighbours), axis=1)
     grouped: np.ndarray = distances[:, 1] < _MUCH_NEARER * distances[:, _FIFTH]
     return grouped
 

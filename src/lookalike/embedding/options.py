@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, get_type_hints
 
 from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.embedding.precision import PRECISIONS, Precision
 
 
@@ -55,6 +56,8 @@ class EmbeddingSettings:
         checks.one_of("dtype", self.dtype, ("float32", "float16"))
         checks.optional(checks.text, "head", self.head)
         checks.optional(checks.names, "devices", self.devices)
+        if self.devices is not None and not len(self.devices):
+            raise LookalikeError("devices must name at least one device")
 
 
 def embedding_settings(options: Mapping[str, Any]) -> EmbeddingSettings:

@@ -21,6 +21,7 @@ from lookalike.embedding.key import key_differences
 from lookalike.embedding.store import META, Checksum, EmbeddingStore, write_meta
 
 JOURNAL = "journal.jsonl"
+_PART = ".part"  # ending of the folder of unfinished embeddings
 _CRC = "crc32"  # key of the checksum of a journal line, computed without this entry
 
 Arrays = Mapping[str, np.ndarray]
@@ -132,6 +133,8 @@ class JournalSink:
 
     def __init__(self, target: str | Path, key: dict[str, Any], *, resume: bool, overwrite: bool) -> None:
         self.target = Path(target).resolve()
+        if self.target.name.endswith(_PART):
+            raise LookalikeError(f"{str(target)!r} ends as unfinished embeddings do ({_PART}); choose another name")
         self.folder = _unfinished(self.target)
         self.overwrite = overwrite
         self.key = key
@@ -340,7 +343,7 @@ class JournalSink:
 
 def _unfinished(target: Path) -> Path:
     """Returns the folder of a target's unfinished embeddings."""
-    return target.with_name(f"{target.name}.part")
+    return target.with_name(f"{target.name}{_PART}")
 
 
 def remove_journal(folder: Path) -> None:

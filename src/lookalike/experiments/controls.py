@@ -14,7 +14,7 @@ from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, 
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
-from lookalike.experiments.workbench import KMEX, Subject, Workbench
+from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench
 from lookalike.metrics import accuracy, agreement, evaluate, range_of_another, with_permuted_labels, with_random_head
 from lookalike.model import PrototypeModel
 
@@ -88,6 +88,7 @@ class _ControlMeasurement:
                 only=_SECTIONS,
                 n_images=self.bench.n_images,
                 seed=self.subject.seed,
+                rule=PAPERS_RULE,
                 noise="mersenne",
                 progress=self.bench.progress,
                 **_ORDERING,

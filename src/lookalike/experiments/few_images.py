@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan, table_names
 from lookalike.experiments.photographs import predict_by_prototypes
@@ -39,6 +40,9 @@ def run_few_images(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
 def _measure(converter: Converter, n_images: int) -> Record:
     _, train, test = converter.embedded()
     seed, labels = converter.subject.seed, np.asarray(train.labels)
+    fewest = int(np.unique(labels, return_counts=True)[1].min())
+    if fewest < n_images:
+        raise LookalikeError(f"a class has {fewest} training images, fewer than the {n_images} that are to be drawn")
     rng = np.random.default_rng([seed, n_images])
     rows = np.concatenate([rng.permutation(np.flatnonzero(labels == k))[:n_images] for k in np.unique(labels)])
     z, y, z_test = np.asarray(train.embeddings)[rows], labels[rows], np.asarray(test.embeddings)

@@ -113,11 +113,11 @@ def _measure_thinned(bench: Workbench, subject: Subject, ratio: int) -> Record:
         card = converter.evaluate(model, ("faithfulness", "transparency"))
         classes = card.details["faithfulness"][0]["per_class"]
         models["black box"] = _by_class(
-            [class_figures["black_box_accuracy"]["value"] for class_figures in classes], images
+            [_share(class_figures["black_box_accuracy"]) for class_figures in classes], images
         )
         models["black box"]["accuracy"] = card["black_box_accuracy"]
         models[f"KMEx, {label}"] = _by_class(
-            [class_figures["accuracy"]["value"] for class_figures in classes], images
+            [_share(class_figures["accuracy"]) for class_figures in classes], images
         ) | {
             "accuracy": card["accuracy"],
             "ghosting": card["ghosting"],
@@ -131,9 +131,22 @@ def _black_box(bench: Workbench, subject: Subject, data: DataBundle, ratio: int)
         return bench.black_box(subject)
     bench.say(f"training {subject.name} on classes thin_classes to 1:{ratio}")
     options = bench.options(subject)
-    box = train("blackbox", data, options=options, seed=subject.seed, accelerator="cpu", progress=bench.progress).model
+    box = train(
+        "blackbox", data, options=options, seed=subject.seed, accelerator=bench.accelerator, progress=bench.progress
+    ).model
     assert isinstance(box, LoadedClassifier)
     return box
+
+
+def _share(figure: dict[str, float] | None) -> float:
+    """Returns a class's accuracy.
+
+    Raises:
+        LookalikeError: If it has no test images.
+    """
+    if figure is None:
+        raise LookalikeError("a class has no test images, so its accuracy cannot be compared")
+    return figure["value"]
 
 
 def _by_class(accuracies: list[float], images: Sequence[int]) -> Record:

@@ -1,7 +1,6 @@
 """Which k-means suits large data? A question that the paper leaves open."""
 
 import multiprocessing
-import resource
 import sys
 import tempfile
 import time
@@ -169,6 +168,8 @@ def _peak_memory() -> int:
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
     unit = 1 if sys.platform == "darwin" else 1024  # getrusage counts bytes on macOS, KiB elsewhere
+    import resource  # Windows has none
+
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

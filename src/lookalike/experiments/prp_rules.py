@@ -70,7 +70,7 @@ class _Images:
     Attributes:
         x: Images [N, C, H, W].
         prototypes: Index of the nearest prototype [N].
-        siblings: Index of the second nearest prototype of the same class [N], where a class has several.
+        siblings: Index of the second nearest prototype of the same class [N]; the nearest where the class has one.
         rivals: Index of the nearest prototype of another class [N].
         object_masks: True for pixels that belong to the object [N, H, W].
         black_box_maps: LRP maps of the black box's predicted class [N, H, W].
@@ -135,6 +135,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
     model, box = bench.model(subject), bench.black_box(subject).model
     images = _images(model, box, evenly_spaced_images(bench, subject, bench.n_images))
     record: Record = {}
+    has_sibling = images.siblings != images.prototypes
     for rule in PRP_RULES:
 
         def explain(x: Tensor, rows: slice, rule: PrpRule = rule) -> Tensor:
@@ -146,7 +147,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
         record[rule] = {
             **_figures(model, images, maps, explain, subject.seed),
             "agreement": _correlation(maps, images.black_box_maps),
-            "sibling": _correlation(maps, other_maps[:, 0]),
+            "sibling": _correlation(maps[has_sibling], other_maps[has_sibling, 0]),
             "rival": _correlation(maps, other_maps[:, 1]),
             "largest_channel": float((starts.amax(1) / starts.sum(1)).mean()),
         }
@@ -170,6 +171,7 @@ def _images(model: PrototypeModel, box: torch.nn.Module, x: Tensor) -> _Images:
     rivals = similarities.masked_fill(of_same_class, -torch.inf).argmax(1)
     without_nearest = similarities.scatter(1, prototypes[:, None], -torch.inf)
     siblings = without_nearest.masked_fill(~of_same_class, -torch.inf).argmax(1)
+    siblings = torch.where(of_same_class.sum(1) > 1, siblings, prototypes)
     pixels = model.to_pixels(x)
     assert pixels is not None  # data sets of images alone are suited
     return _Images(x, prototypes, siblings, rivals, foreground(pixels), lrp(box, x).pixels)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any
 
+from lookalike._core.names import spreadsheet_cell, visible
+
 
 @dataclass(frozen=True)
 class Column:
@@ -79,7 +81,7 @@ def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row
         "| " + " | ".join([*heads, *(column.title for column in columns)]) + " |",
         "|" + "---|" * len(heads) + "---:|" * len(columns),
     ]
-    names = [[name.replace("|", r"\|") for name in row.names] for row in rows]
+    names = [[visible(name).replace("|", r"\|") for name in row.names] for row in rows]
     lines += [
         "| " + " | ".join([*first, *(cell(column, row) for column in columns)]) + " |"
         for first, row in zip(names, rows, strict=True)
@@ -102,7 +104,7 @@ def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*heads, *(f"{c.name}{suffix}" for c in columns for suffix in ("", "_sd", "_n"))])
     for row in rows:
-        line: list[object] = list(row.names)
+        line: list[object] = [spreadsheet_cell(name) for name in row.names]
         for column in columns:
             values = list(row.values.get(column.name, ()))
             spread = stdev(values) if len(values) > 1 else ""
