@@ -199,6 +199,7 @@ def test_two_watches_of_one_file_do_not_lose_each_others_images(calibrated, tmp_
     assert first.add(strange(150, 1)).alarm
     with pytest.raises(LookalikeError, match="was changed meanwhile, by another watch of the same file"):
         second.add(images(10, 3)[0])
+    assert second.last_report is None
     assert Watch(calibrated, state=state).alarm
     first.add(images(10, 3)[0])
     assert Watch(calibrated, state=state).alarm

@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -115,6 +116,12 @@ class Watch:
         Raises:
             LookalikeError: If there are no images, an embedding is not finite, or not one label or name per image.
         """
+        with self._alone():
+            return self._add(images, labels, names, batch_size)
+
+    def _add(
+        self, images: Any, labels: Sequence[int] | None, names: Sequence[str] | None, batch_size: int
+    ) -> WatchReport:
         read = self._read(images, names, batch_size)
         if labels is not None:
             labels = checks.class_indices("labels", labels, self.model.n_classes, (len(read.ids),)).tolist()
@@ -148,6 +155,10 @@ class Watch:
                 classes[name] = number[label]
             else:
                 raise LookalikeError(f"the label of {visible(name)!r} is {label!r}, which is no class of the model")
+        with self._alone():
+            return self._add_classes(classes)
+
+    def _add_classes(self, classes: dict[str, int]) -> int:
         counted = self._count_labels(self._waiting(classes))
         if classes and not counted:
             raise LookalikeError(
@@ -349,24 +360,33 @@ class Watch:
             "accuracy_high": accuracy.high,
         }
 
-    def _save(self, file: Path) -> None:
-        """Writes the state; at any time the file has the old state or the new one.
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keeps other watches from the file while its block adds to it.
 
         Raises:
-            LookalikeError: If another watch has written there meanwhile: its images and its alarm would be lost.
+            LookalikeError: If another watch is adding to the file, or has written there meanwhile: its images and its
+                alarm would be lost. Nothing is added.
         """
+        if self.file is None:
+            yield
+            return
+        with alone(lock_beside(self.file)):
+            if self.file.exists() and _digest(self.file.read_bytes()) != self._stored:
+                raise LookalikeError(
+                    f"the state {str(self.file)!r} was changed meanwhile, by another watch of the same file; nothing "
+                    "was added: begin a new Watch of it, which goes on from there"
+                )
+            yield
+
+    def _save(self, file: Path) -> None:
+        """Writes the state; at any time the file has the old state or the new one."""
         state = self._state
         for kind, test in self._tests.items():
             state.scores[kind] = test.added
             state.log_bets[kind] = [None if math.isinf(bet) else bet for bet in test.log_bets]
         text = json_text(asdict(state)) + "\n"
-        with alone(lock_beside(file)):
-            if file.exists() and _digest(file.read_bytes()) != self._stored:
-                raise LookalikeError(
-                    f"the state {str(file)!r} was changed meanwhile, by another watch of the same file; nothing "
-                    "was added to it: watch these images again"
-                )
-            write_whole(file, text)
+        write_whole(file, text)
         self._stored = _digest(text.encode())
 
     def _restore(self, file: Path) -> None:

@@ -240,4 +240,5 @@ def test_sources_are_compared_as_texts(marked_free):
     numbers = audit(model, data, sources=[7] * 60, progress=False)
     texts = audit(model, data, sources=["7"] * 60, progress=False)
     assert [s.reason for s in numbers.of_kind("one source")] == [s.reason for s in texts.of_kind("one source")] == []
-    audit(model, data, sources=[None, *[7] * 59], progress=False)
+    found = audit(model, data, sources=[None, *[7] * 59], progress=False)
+    assert "1 of 60 samples has no source, and counts as one" in found.notes

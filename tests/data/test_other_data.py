@@ -124,9 +124,10 @@ def test_the_length_of_a_stream_of_batches_is_no_number_of_samples():
             return len(self.items)
 
     batches = Batches(Stream([(X[k : k + 4], Y[k : k + 4]) for k in (0, 4, 8)]))
-    assert batches.total is None
+    before = batches.fingerprint()
     assert sum(len(batch.labels) for batch in batches) == 12
     assert batches.total is None
+    assert batches.fingerprint() == before
     assert Batches(Stream([(X[k], int(Y[k])) for k in range(12)])).total == 12
 
 
@@ -205,7 +206,8 @@ def test_tables_that_contradict_themselves_are_refused(colours):
     entries = ", ".join(f'"{file}": "{file[0]}"' for file in files)
     with pytest.raises(LookalikeError, match=r"gives 'a/0\.png' as 'a' and as 'b'"):
         load_data(colours, PLAIN, labels=table(colours, f'{{{entries}, "a/0.png": "b"}}', "labels.json"))
-    lines = "\n".join(json.dumps({"file_name": f, "label": f[0], "note": "\u2028"}, ensure_ascii=False) for f in files)
+    records = [{"file_name": f, "label": f[0], "note": "\u2028", "age": float("nan")} for f in files]
+    lines = "\n".join(json.dumps(record, ensure_ascii=False) for record in records)
     bundle = load_data(colours, PLAIN, labels=table(colours, lines, "labels.jsonl"))
     assert len(bundle.train) + len(bundle.test) == 6
     (colours / "train").mkdir()
@@ -230,7 +232,7 @@ def test_corrections_that_cannot_be_read_are_told_in_one_line(colours, tmp_path)
 
 def test_files_outside_of_their_folder_are_refused(colours):
     with pytest.raises(LookalikeError, match="does not lie in"):
-        ImageFiles(colours / "a", [colours / "b" / "0.png"], [0], ["a"], PLAIN)
+        ImageFiles(colours / "a", [colours / "b" / "0.png"], [0], ["a"], PLAIN).fingerprint()
 
 
 def test_copies_in_other_classes_are_counted_by_image(tmp_path):

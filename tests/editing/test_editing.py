@@ -1,4 +1,5 @@
 import json
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -487,3 +488,17 @@ def test_pictures_that_can_be_read_again_are_forgotten(monkeypatch):
     shown = pictures.of(nearest, 2)
     assert torch.equal(shown[0, 0], first)
     assert shown[1].min() == 255  # a prototype without training images
+
+
+def test_pictures_are_shown_while_others_are_read(monkeypatch):
+    pictures = Pictures(Batches(DATA), MODEL.value_range, MODEL.preprocessing)
+    monkeypatch.setattr("lookalike.editing.pictures._MOST_BYTES", 6 * pictures[0].nbytes)
+
+    def look(start):
+        for turn in range(60):
+            pictures[(start + 7 * turn) % 90]
+            pictures.of(torch.tensor([[(start + turn) % 90, (start + 3 * turn) % 90]]), 2)
+
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(look, start) for start in range(4)]:
+            done.result()

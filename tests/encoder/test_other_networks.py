@@ -1,5 +1,7 @@
 """Networks that are written otherwise than usual: right, or refused in one line."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -75,6 +77,38 @@ def test_logarithms_of_sigmoids_are_no_logits():
     torch.testing.assert_close(outputs.probabilities(net(X)), net(X).exp())
 
 
+class Negative(nn.Module):
+    """Scores that are never positive, and logits for all that: a softmax follows in the loss."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight = nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, z):
+        return -torch.cdist(z, self.weight).square()
+
+
+@pytest.mark.parametrize("head", [Negative(), nn.Sequential(nn.Linear(6, 3), nn.Threshold(-1e9, 0))])
+def test_scores_that_are_never_positive_are_logits(head):
+    net = dense(head)
+    outputs = Encoder(net, X[:1], head="2").outputs
+    assert outputs.kind == "logits"
+    torch.testing.assert_close(outputs.probabilities(net(X)).sum(1), torch.ones(4))
+
+
+def test_a_second_row_of_the_data_is_taken_before_one_that_is_made_up():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x):
+            return self.head((x / 255 if x.max() > 1.5 else x).flatten(1))
+
+    Encoder(Scaled().eval(), torch.rand(2, 1, 4, 4))
+
+
 @pytest.mark.parametrize("rows", [X[:1], X[[0, 0]], torch.zeros(2, 1, 4, 4)])
 def test_equal_images_do_not_hide_that_a_network_looks_at_its_batch(rows):
     torch.manual_seed(0)
@@ -100,8 +134,32 @@ def test_nothing_may_follow_a_head_that_is_taken_away():
     with pytest.raises(LookalikeError, match="something follows the head, such as a softmax"):
         Encoder(without_head(Softened(), head="fc").eval(), X[:1], head="output")
     assert Backbone(Softened(lambda scores: scores), "fc")(X).shape == (4, 6)
-    with pytest.raises(LookalikeError, match="something follows the head, such as a softmax"):
-        Backbone(Softened(), "fc")(X)
+    softened = Backbone(Softened(), "fc")
+    for _ in range(2):
+        with pytest.raises(LookalikeError, match="something follows the head, such as a softmax"):
+            softened(X)
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.fc = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.first(x[:, 0])).mean(1)
+
+
+def test_a_head_on_tokens_may_be_followed_by_their_mean():
+    backbone = Backbone(Tokens(), "fc")
+    torch.testing.assert_close(backbone(X), Tokens().first(X[:, 0]).mean(1))
+    assert torch.jit.script(Backbone(nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Linear(6, 3)), "2"))(X).shape == (
+        4,
+        6,
+    )
+    bad = X.clone()
+    bad[0] = float("nan")
+    assert Backbone(Tokens(), "fc")(bad)[1:].isfinite().all()
 
 
 def test_numbers_as_class_names_are_read_in_the_direction_of_their_key():
@@ -168,6 +226,12 @@ def test_files_with_neighbours_of_one_name_are_apart(tmp_path):
         )
     makes = [read_function(f"{tmp_path / name / 'net.py'}:make") for name in ("a", "b", "a")]
     assert [type(make()).__name__ for make in makes] == ["ReLU", "GELU", "ReLU"]
+    (tmp_path / "a" / "deep").mkdir()
+    (tmp_path / "a" / "deep" / "torch").mkdir()  # a folder of data, and no module
+    (tmp_path / "a" / "deep" / "net.py").write_text("def make():\n    import torch\n    return torch.nn.Tanh()\n")
+    assert type(read_function(f"{tmp_path / 'a' / 'deep' / 'net.py'}:make")()).__name__ == "Tanh"
+    assert sys.modules["torch"] is torch
+    assert not [name for name in sys.modules if name.startswith("_lookalike_user_")]
     (tmp_path / "script.py").write_text("import argparse\nargparse.ArgumentParser().parse_args(['--what'])\n")
     with pytest.raises(LookalikeError, match="ends the program when it is imported"):
         read_function(f"{tmp_path / 'script.py'}:make")
@@ -200,3 +264,5 @@ def test_a_misspelt_entry_of_a_configuration_is_told(tmp_path):
         kind(config).save_pretrained(tmp_path / kind.__name__)
         with pytest.raises(LookalikeError, match="has no entry 'hiden_act'; did you mean hidden_act"):
             load_classifier(f"hf:{tmp_path / kind.__name__}", model_args={"hiden_act": "relu"})
+    loading = {"attn_implementation": "eager", "local_files_only": True}
+    load_classifier(f"hf:{tmp_path / 'ViTForImageClassification'}", model_args=loading)

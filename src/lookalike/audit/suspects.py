@@ -341,12 +341,16 @@ def _sources_of(
     Raises:
         LookalikeError: If there are more or fewer than samples, or no file name has one.
     """
-    if sources is None or not callable(sources):
-        if sources is not None and len(sources) != len(data.labels):
+    if sources is None:
+        return None
+    if not callable(sources):
+        if len(sources) != len(data.labels):
             raise LookalikeError(
                 f"there are {counted(len(data.labels), 'sample')} and {counted(len(sources), 'source')}"
             )
-        return None if sources is None else ["" if source is None else str(source) for source in sources]
+        given = ["" if source is None else str(source) for source in sources]
+        notes += _note_of_none(given, "sample")
+        return given
     names = [_name(data, row) for row in range(len(data.labels))]
     if not any(names):
         raise LookalikeError(
@@ -358,12 +362,17 @@ def _sources_of(
         raise LookalikeError(
             f"no file name has a source by sources (--sources), for example {next(filter(None, names))!r}"
         )
-    if n_without:
-        lack = (
-            "has no source, and counts as one" if n_without == 1 else "have no source, and count as one source together"
-        )
-        notes.append(f"{counted_of(n_without, len(source_names), 'file name')} {lack}")
+    notes += _note_of_none(source_names, "file name")
     return source_names
+
+
+def _note_of_none(source_names: list[str], what: str) -> list[str]:
+    """Says how many samples have no source, if any."""
+    n_without = source_names.count("")
+    if not n_without:
+        return []
+    lack = "has no source, and counts as one" if n_without == 1 else "have no source, and count as one source together"
+    return [f"{counted_of(n_without, len(source_names), what)} {lack}"]
 
 
 def _prototype_suspects(

@@ -20,7 +20,7 @@ from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fin
 from lookalike.data.fitted import FittedSamples, are_bytes, stack_bytes
 from lookalike.data.nvjpeg import OnDevice, decoding_on
 from lookalike.data.parallel import Item, in_processes, in_threads, n_processes_for
-from lookalike.data.prebatched import peek, unbatched, yields_batches
+from lookalike.data.prebatched import peek, unbatched
 from lookalike.data.sampled_rows import rows_drawn_by
 from lookalike.data.samples import (
     as_labels,
@@ -166,8 +166,6 @@ class Batches:
     @property
     def total(self) -> int | None:
         """The number of samples, or None when it is not known."""
-        if not self._yields_batches and isinstance(self.dataset, IterableDataset) and hasattr(self.dataset, "__len__"):
-            self._yields_batches = yields_batches(self.dataset)
         try:
             return None if self._yields_batches else len(self)
         except TypeError:

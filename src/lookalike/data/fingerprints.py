@@ -79,7 +79,9 @@ def fingerprint_data(batches: "Batches") -> str:
     if callable(fingerprint):
         return identify_json([fingerprint(), subsets, rows])
     if not batches.can_fetch:
-        return identify_json(["stream", type(dataset).__name__, batches.total])
+        # not the number of samples, which is known to be another once a stream of batches was read
+        n_items = len(dataset) if hasattr(dataset, "__len__") else None
+        return identify_json(["stream", type(dataset).__name__, n_items])
     contents = _fingerprint_contents(dataset)
     samples: list[Any] = []
     # Randomly augmented samples would change the fingerprint at each call; they are left out if the contents are known.

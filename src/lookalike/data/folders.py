@@ -51,11 +51,6 @@ class ImageFiles(Dataset[tuple[Tensor, int]]):
         self.files = [
             checks.path("files", file) for file in checks.instance("files", files, Sequence, "a list of files")
         ]
-        outside = next((file for file in self.files if not file.is_relative_to(self.root)), None)
-        if outside is not None:
-            raise LookalikeError(
-                f"the file {str(outside)!r} does not lie in {str(self.root)!r}; give a folder above all"
-            )
         self.classes = checks.names("classes", classes)
         self.labels = checks.labels_of("labels", labels, self.classes, len(self.files))
         if not callable(transform):

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
+from lookalike._core.errors import LookalikeError
+
 # Files up to this size are hashed completely. Of a larger file the size, the start and 16 blocks are hashed: that is
 # enough, as two compressed images differ almost everywhere.
 _HASHED_COMPLETELY = 1 << 20  # bytes
@@ -34,9 +36,15 @@ def names_within(root: Path, files: Sequence[Path]) -> list[str]:
     """Returns the path of each file from a folder on, with slashes; ``Path.relative_to`` takes ten times as long."""
     start = str(root / "_")[:-1]  # with a slash at its end, but for the present folder
     return [
-        text[len(start) :].replace(os.sep, "/") if text.startswith(start) else file.relative_to(root).as_posix()
+        text[len(start) :].replace(os.sep, "/") if text.startswith(start) else _name_within(root, file)
         for file, text in zip(files, map(str, files), strict=True)
     ]
+
+
+def _name_within(root: Path, file: Path) -> str:
+    if not file.is_relative_to(root):
+        raise LookalikeError(f"the file {str(file)!r} does not lie in {str(root)!r}; give a folder above all files")
+    return file.relative_to(root).as_posix()
 
 
 def file_stats(files: Sequence[Path]) -> np.ndarray:

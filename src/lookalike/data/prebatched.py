@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from torch.utils.data._utils.collate import default_convert
 
 from lookalike._core.errors import LookalikeError
-from lookalike._core.untouched import random_states, undoing
+from lookalike._core.untouched import undoing
 from lookalike.data.sampled_rows import draws_by_rule, rows_with_weight, save_random_states
 from lookalike.data.samples import split_item
 
@@ -56,17 +56,6 @@ def peek(dataset: Any) -> tuple[IterableDataset[Any], bool]:
     except Exception as error:
         return _Stream(_RaisingStream(error), None), False  # the error is raised when the stream is read
     return _Stream(chain([first], items), None), _is_batch(first)
-
-
-def yields_batches(dataset: IterableDataset[Any]) -> bool:
-    """Says whether a stream's items are whole batches; False for one that can be read once only."""
-    items = undoing(random_states(), lambda: iter(dataset))
-    if id(items) == id(dataset):
-        return False
-    try:
-        return undoing(random_states(), lambda: _is_batch(next(items, None)))
-    except Exception:  # it is raised when the stream is read
-        return False
 
 
 def _is_batch(item: Any) -> bool:

@@ -113,10 +113,11 @@ def _as_object(path: Path, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Returns an object of JSON; one that gives two values to a name is refused."""
     entries: dict[str, Any] = {}
     for name, value in pairs:
-        if entries.setdefault(name, value) != value:
+        if name in entries and entries[name] != value:
             raise LookalikeError(
                 f"{str(path)!r} gives {name!r} as {entries[name]!r} and as {value!r}; an image has one class"
             )
+        entries[name] = value
     return entries
 
 
@@ -141,7 +142,9 @@ def _read_json(path: Path, text: str) -> list[tuple[int, Any]]:
         if not line.strip():
             continue
         try:
-            records.append((number, json.loads(line)))
+            records.append((number, json.loads(line, object_pairs_hook=functools.partial(_as_object, path))))
+        except LookalikeError:
+            raise
         except ValueError as error:
             raise LookalikeError(f"line {number} of {str(path)!r} is not JSON: {error}") from error
     return records

@@ -1,5 +1,7 @@
 """The training images that show edited prototypes, each read once."""
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -25,6 +27,7 @@ class Pictures:
     ) -> None:
         self._batches = batches if batches is not None and batches.can_fetch else None
         self._value_range, self._preprocessing = value_range, preprocessing
+        self._lock = threading.RLock()  # the studio shows pictures while edits are made
         self._known: dict[int, Tensor] = {}
         self._read: dict[int, None] = {}  # those of them that can be read again, in the order of their use
 
@@ -45,10 +48,16 @@ class Pictures:
             nearest = torch.cat([nearest, nearest.new_full((len(nearest), number - nearest.shape[1]), -1)], 1)
         rows = nearest[:, :number]
         rows = torch.where(rows < 0, rows[:, :1], rows)  # too few images: repeat the nearest
-        self.read(sorted(set(rows.flatten().tolist()) - {NO_SAMPLE}))
+        with self._lock:
+            return self._of_rows(rows.tolist())
+
+    def _of_rows(self, rows: list[list[int]]) -> Tensor:
+        needed = sorted({sample for samples in rows for sample in samples} - {NO_SAMPLE})
+        self.read(needed)
+        self._use(needed)
         blank = {NO_SAMPLE: torch.full_like(next(iter(self._known.values())), 255)} if self._known else {}
         known = self._known | blank  # a prototype without training images is white
-        found = torch.stack([torch.stack([known[sample] for sample in samples]) for samples in rows.tolist()])
+        found = torch.stack([torch.stack([known[sample] for sample in samples]) for samples in rows])
         self._forget()
         return found
 
@@ -75,6 +84,13 @@ class Pictures:
             self._known.update(zip(chunk, pixels, strict=True))
             self._read.update(dict.fromkeys(chunk))
 
+    def _use(self, samples: list[int]) -> None:
+        """Notes that pictures were used last."""
+        for sample in samples:
+            if sample in self._read:
+                del self._read[sample]
+                self._read[sample] = None
+
     def _forget(self) -> None:
         """Forgets the pictures that were used longest ago and can be read again, beyond a bound of memory."""
         for sample in list(self._read):
@@ -84,10 +100,9 @@ class Pictures:
 
     def __getitem__(self, sample: int) -> Tensor:
         """Returns one image, uint8 [H, W, C]."""
-        self.read([sample])
-        picture = self._known[sample]
-        if sample in self._read:  # used last
-            del self._read[sample]
-            self._read[sample] = None
-        self._forget()
+        with self._lock:
+            self.read([sample])
+            picture = self._known[sample]
+            self._use([sample])
+            self._forget()
         return picture

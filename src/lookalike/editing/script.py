@@ -33,7 +33,7 @@ def read_script(path: str | Path) -> list[dict[str, Any]]:
     import yaml
 
     path = checks.path("path", path)
-    if not path.is_file():
+    if not path.exists() or path.is_dir():
         raise LookalikeError(f"the script of edits {str(path)!r} does not exist")
     if path.stat().st_size > _MOST_BYTES:
         raise LookalikeError(f"{str(path)!r} is larger than {_MOST_BYTES // 2**20} MiB, which is no script of edits")

@@ -43,6 +43,7 @@ from lookalike.encoder.outputs import (
     as_columns,
     as_rows,
     can_only_be_logits,
+    is_log_sigmoid,
     kind_of,
     probe_scores,
     select_output,
@@ -360,7 +361,8 @@ class Encoder(nn.Module):
             return "logits"
         try:
             if is_plain:
-                return kind_of(self._trial_of_logits(head, sample, features))
+                trial = self._trial_of_logits(head, sample, features)
+                return "log-probabilities" if is_log_sigmoid(trial) else kind_of(trial)
             return kind_of(self._trial_of_features(features))
         except RuntimeError:
             # The network runs with this number of rows only. The scores at hand then decide: rows that sum to one are

@@ -227,12 +227,18 @@ def probe_scores(n_columns: int) -> Tensor:
     return torch.stack(rows)
 
 
+def is_log_sigmoid(scores: Tensor) -> bool:
+    """Says whether scores that a network computed from ``probe_scores`` [4, C] are logarithms of their sigmoids."""
+    expected = torch.nn.functional.logsigmoid(probe_scores(scores.shape[1]).double())
+    return torch.allclose(scores.detach().double().cpu(), expected, rtol=_TOLERANCE, atol=_TOLERANCE)
+
+
 def _is_logarithm(values: Tensor) -> bool:
-    """Says whether values are logarithms of a softmax or of sigmoids: trial logits are not all negative by chance."""
     if float(values.max()) > _TOLERANCE:
         return False
-    is_of_softmax = values.shape[1] > 1 and float(values.logsumexp(1).abs().max()) < _TOLERANCE
-    return is_of_softmax or float(values.max() - values.min()) > 1e-6
+    if values.shape[1] == 1:
+        return float(values.max() - values.min()) > 1e-6
+    return float(values.logsumexp(1).abs().max()) < _TOLERANCE
 
 
 def _finite_rows(scores: Tensor) -> Tensor:

@@ -408,6 +408,15 @@ def _load_hf(name: str, args: dict[str, Any], user_weights: UserWeights | None) 
     return _assemble(network, spec, preprocessing, None if is_default(names) else names, problem)
 
 
+_LOADING = frozenset(  # arguments of the loading function itself
+    [
+        "attn_implementation", "cache_dir", "device_map", "dtype", "force_download", "ignore_mismatched_sizes",
+        "local_files_only", "low_cpu_mem_usage", "proxies", "revision", "subfolder", "token", "torch_dtype",
+        "use_safetensors", "variant",
+    ]
+)  # fmt: skip
+
+
 def _check_entries(network: str, config: Any, args: Mapping[str, Any]) -> None:
     """Checks that a configuration has the entries that are to be changed; the library takes others in silence.
 
@@ -415,7 +424,7 @@ def _check_entries(network: str, config: Any, args: Mapping[str, Any]) -> None:
         LookalikeError: If it has not.
     """
     for entry in args:
-        if entry != "ignore_mismatched_sizes" and not hasattr(config, entry):  # that is for the loading function
+        if entry not in _LOADING and not hasattr(config, entry):
             similar = difflib.get_close_matches(entry, vars(config), n=1)
             hint = f"; did you mean {similar[0]}?" if similar else ""
             raise LookalikeError(f"the configuration of {network} has no entry {entry!r}{hint}")

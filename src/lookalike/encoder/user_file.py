@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import xxhash
@@ -13,7 +14,7 @@ from torch import nn
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing
 
-_FOLDERS: set[Path] = set()  # of the files that were read
+_NEIGHBOURS: dict[str, tuple[Path, ModuleType]] = {}  # modules that files were read with, by name, and their folders
 
 
 def read_function(spec: str) -> Callable[..., Any]:
@@ -32,12 +33,12 @@ def read_function(spec: str) -> Callable[..., Any]:
         raise LookalikeError(f"{path_text!r} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
     _forget_other_neighbours(path.parent)
+    known = set(sys.modules)
     sys.modules[module_name] = module  # where data classes look for it
     sys.path.insert(0, str(path.parent))  # so that the file can import its neighbours
     try:
         module_spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        del sys.modules[module_name]
         if isinstance(error, SystemExit):
             raise LookalikeError(
                 f"{path_text!r} ends the program when it is imported; put what it runs as a script below "
@@ -46,22 +47,33 @@ def read_function(spec: str) -> Callable[..., Any]:
         raise LookalikeError(f"{path_text!r} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.remove(str(path.parent))
-        _FOLDERS.add(path.parent)
+        # not to be found by name: then other processes get its functions and classes by value, as they cannot import it
+        del sys.modules[module_name]
+        _remember_neighbours(path.parent, set(sys.modules) - known)
     function: Callable[..., Any] | None = getattr(module, function_name, None)
     if not callable(function):
         raise LookalikeError(f"{path_text!r} has no function {function_name!r}")
     return function
 
 
+def _remember_neighbours(folder: Path, names: set[str]) -> None:
+    """Remembers which modules were imported from beside a file."""
+    for name in names:
+        file = getattr(sys.modules.get(name.partition(".")[0]), "__file__", None)
+        if file is None:
+            continue
+        beside = Path(file).parent if Path(file).name != "__init__.py" else Path(file).parent.parent
+        if beside == folder:
+            _NEIGHBOURS[name] = folder, sys.modules[name]
+
+
 def _forget_other_neighbours(folder: Path) -> None:
     """Forgets modules beside files that were read before, where this folder has modules of the same names."""
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
+    for name, (other, module) in list(_NEIGHBOURS.items()):
         top = name.partition(".")[0]
-        if file and (not (folder / f"{top}.py").is_file() and not (folder / top).is_dir()):
-            continue
-        if file and any(other != folder and other in Path(file).parents for other in _FOLDERS):
-            del sys.modules[name]
+        has_own = (folder / f"{top}.py").is_file() or (folder / top / "__init__.py").is_file()
+        if other != folder and has_own and sys.modules.get(name) is module:
+            del sys.modules[name], _NEIGHBOURS[name]
 
 
 def call_function(spec: str, function: Any, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing | None]:

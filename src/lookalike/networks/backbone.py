@@ -1,6 +1,5 @@
 """Removes or replaces the head of a classifier."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -34,12 +33,23 @@ def check_nothing_follows(removed: nn.Module, embeddings: Tensor, run: Callable[
         run()
     finally:
         hook.remove()
-    features = inputs[0] if inputs[0].ndim == 2 else inputs[0].flatten(2).mean(2)
-    if features.shape != embeddings.shape or not torch.allclose(features, embeddings, rtol=1e-2, atol=1e-4):
+    if inputs and not any(_are_equal(features, embeddings) for features in _pooled(inputs[0])):
         raise LookalikeError(
             "the network without its head does not return the head's input: something follows the head, such as a "
             "softmax; let the network return the head's output, and apply that outside of it"
         )
+
+
+def _pooled(features: Tensor) -> list[Tensor]:
+    """Returns features as embeddings [N, D]; of a map, the mean over its positions, with channels first or last."""
+    if features.ndim == 2:
+        return [features]
+    return [features.flatten(2).mean(2), features.flatten(1, -2).mean(1)]
+
+
+def _are_equal(features: Tensor, embeddings: Tensor) -> bool:
+    same_shape = features.shape == embeddings.shape
+    return same_shape and torch.allclose(features, embeddings, rtol=1e-2, atol=1e-4, equal_nan=True)
 
 
 class Backbone(nn.Module):
@@ -68,15 +78,23 @@ class Backbone(nn.Module):
         Raises:
             LookalikeError: At the first call, if something follows the head.
         """
-        embeddings = self._embed(images)
-        is_traced = torch.jit.is_tracing() or torch.compiler.is_compiling()  # type: ignore[attr-defined, no-untyped-call]
-        if not self._is_checked and not is_traced:
-            self._is_checked = True
-            with torch.no_grad():
-                probe = images[:1]
-                embed, removed = functools.partial(self._embed, probe), self.network.get_submodule(self._head)
-                in_eval_mode(self, lambda: check_nothing_follows(removed, embed(), embed))
-        return embeddings
+        if not torch.jit.is_scripting() and not self._is_checked:
+            self._check(images)
+        return self._embed(images)
+
+    @torch.jit.unused
+    def _check(self, images: Tensor) -> None:
+        """Checks, with one image, that nothing follows the head; not while a graph is made."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # type: ignore[attr-defined, no-untyped-call]
+            return
+        removed, probe = self.network.get_submodule(self._head), images[:1]
+
+        def run() -> Tensor:
+            return self._embed(probe)
+
+        with torch.no_grad():
+            in_eval_mode(self, lambda: check_nothing_follows(removed, run(), run))
+        self._is_checked = True
 
     def _embed(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)

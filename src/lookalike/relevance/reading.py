@@ -67,7 +67,9 @@ def _outputs_of(model: nn.Module, sample: Tensor, output: str | int | None) -> O
     cached = _CACHE.setdefault(model, {})
     key = (output, tuple(sample.shape[1:]))
     state = state_of(model)
-    if state is None or key not in cached or cached[key][0] != state:
+    if state is None:  # it is too large to be compared; its modules at least are the same
+        state = tuple(weakref.ref(module) for module in model.modules())
+    if key not in cached or cached[key][0] != state:
         cached[key] = state, _find_outputs(model, sample, output)
     return cached[key][1]
 
