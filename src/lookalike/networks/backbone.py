@@ -78,7 +78,7 @@ class Backbone(nn.Module):
         Raises:
             LookalikeError: At the first call, if something follows the head.
         """
-        if not torch.jit.is_scripting() and not self._is_checked:
+        if not torch.jit.is_scripting() and not self._is_checked:  # type: ignore[attr-defined]
             self._check(images)
         return self._embed(images)
 
