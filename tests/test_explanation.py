@@ -9,6 +9,7 @@ from torch import nn
 from lookalike._core.errors import LookalikeError
 from lookalike.conversion.convert import convert
 from lookalike.explanation import explain
+from tests.small import bright_images, small_network
 
 
 @pytest.fixture
@@ -187,3 +188,18 @@ def test_contrasts_of_few_inputs_have_the_maps_that_they_have_alone(sem, blobs):
     (alone,) = explain(sem, x[5:6], n_nearest=1, labels=labels[5:6], relevance=True)
     assert together.contrast.prototype == alone.contrast.prototype
     np.testing.assert_allclose(together.contrast.heat_map, alone.contrast.heat_map, rtol=1e-3, atol=1e-5)
+
+
+def test_a_label_beyond_the_classes_is_refused():
+    class Labelled(torch.utils.data.Dataset):
+        classes = ("0", "1", "2")
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, index):
+            return bright_images(4)[0][index], (0, 1, 255, 2)[index]
+
+    model = convert(small_network(), bright_images(30), 1, progress=False)
+    with pytest.raises(LookalikeError, match="labels 255 is no class; there are 0 to 2"):
+        explain(model, Labelled())

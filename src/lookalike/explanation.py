@@ -377,7 +377,9 @@ def _batches_to_explain(
     first = 0
     for batch in batches:
         rows = n_rows(batch.inputs)
-        batch_labels = batch.labels if batch.class_names == model.class_names else None
+        batch_labels = None
+        if batch.labels is not None and batch.class_names == model.class_names:
+            batch_labels = checks.class_indices("labels", batch.labels, model.n_classes).tolist()
         if labels is not None:
             batch_labels = [int(label) for label in labels[first : first + rows]]
         batch_names: list[str | None] | None = batch.names

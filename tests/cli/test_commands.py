@@ -333,3 +333,14 @@ def test_a_free_name_is_the_first_that_is_free(tmp_path, monkeypatch):
     for name in ("report.html", "report-2.html"):
         Path(name).touch()
     assert console.free_name("report.html") == "report-3.html"
+
+
+def test_options_that_a_saved_model_has_no_use_for_are_refused(converted, network_file, image_folder, tmp_path):
+    again = ("convert", converted, image_folder, "-o", tmp_path / "again", "--network", f"{network_file}:make")
+    for options in (("--weights", "x.pth"), ("--weights-by-order",), ("--model-arg", "k=7"), ("--head", "4")):
+        assert f"leave out {options[0]}" in mistake(*again, *options)
+    fresh = ("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "fresh")
+    assert "--network is for saved models" in mistake(*fresh, "--network", "nowhere.py:zzz")
+    edit = ("edit", converted, "--network", f"{network_file}:make")
+    for option in ("--labels", "--corrections"):
+        assert f"{option} is about the training images" in mistake(*edit, option, "none.csv")

@@ -257,7 +257,7 @@ def convert(
     devices = device.split(",")
     checkpoint = (weights, weights_key, weights_by_order)
     is_dataset(data)  # refuses a missing folder before any weights are downloaded
-    source, preprocessing = _load_source(model, checkpoint, arguments, network, pick_device(devices[0]))
+    source, preprocessing = _load_source(model, checkpoint, arguments, head, network, pick_device(devices[0]))
     images = ImageOptions(image_size, resize, crop, interpolation, mean, std)
     problem = getattr(source, "preprocessing_problem", None)
     channels = input_channels(getattr(source, "model", None))
@@ -345,15 +345,33 @@ def _load_source(
     model: str,
     checkpoint: tuple[Path | None, str | None, bool],
     arguments: dict[str, Any],
+    head: str | None,
     network: str | None,
     device: Any,
 ) -> "tuple[Any, Preprocessing | None]":
-    """Loads the model to convert: a classifier, or a saved prototype model, whose encoder is used."""
+    """Loads the model to convert: a classifier, or a saved prototype model, whose encoder is used.
+
+    Raises:
+        LookalikeError: If it cannot be loaded, or an option is given that is for the other kind.
+    """
+    from lookalike._core.errors import LookalikeError
     from lookalike.encoder import is_saved_classifier, load_classifier
 
-    if Path(model).is_dir() and not is_saved_classifier(model):
-        return open_model(Path(model), network, device)
     weights, key, by_order = checkpoint
+    if Path(model).is_dir() and not is_saved_classifier(model):
+        given = {
+            "--weights": weights, "--weights-key": key, "--weights-by-order": by_order, "--model-arg": arguments,
+            "--head": head,
+        }  # fmt: skip
+        unused = [name for name, value in given.items() if value]
+        if unused:
+            raise LookalikeError(
+                f"the model saved in {model!r} comes with its network, weights and head: leave out "
+                f"{' and '.join(unused)}"
+            )
+        return open_model(Path(model), network, device)
+    if network is not None:
+        raise LookalikeError(f"--network is for saved models; {model!r} says itself what builds it: leave it out")
     loaded = load_classifier(model, weights, model_args=arguments, by_order=by_order, weights_key=key)
     loaded.model.to(device)
     return loaded, loaded.preprocessing

@@ -156,9 +156,13 @@ def open_for_editing(
     Raises:
         LookalikeError: If the model or the data cannot be read, or do not fit each other.
     """
+    from lookalike._core.errors import LookalikeError
     from lookalike.data import Batches, with_roles
     from lookalike.editing import open_session
 
+    for option, value in (("--labels", given.labels), ("--corrections", given.corrections)):
+        if value is not None and given.data is None:
+            raise LookalikeError(f"{option} is about the training images: give them, too (--data DATA)")
     built = None if network is None else build_network(network, model)
     options: dict[str, Any] = {"who": who}
     train = None

@@ -1,5 +1,6 @@
 """FLINT's predictor and interpreter (Parekh et al. 2021), from the paper's description alone."""
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -94,8 +95,7 @@ def hidden_layers(network: nn.Module, sample: Tensor, number: int = 2) -> tuple[
 
     def record(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            # a gate of one position per channel (squeeze and excitation) is no map
-            if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2:].numel() > 1:
+            if isinstance(output, Tensor) and output.ndim == 4:
                 resolution = tuple(output.shape[2:])
                 layer_of_resolution.pop(resolution, None)  # keeps resolutions in the order of their last layers
                 layer_of_resolution[resolution] = (name, output.shape[1])
@@ -110,5 +110,7 @@ def hidden_layers(network: nn.Module, sample: Tensor, number: int = 2) -> tuple[
     in_eval_mode(network, lambda: with_forward_hooks(hooks, lambda: network(sample)))
     if not layer_of_resolution:
         raise LookalikeError(f"a {type(network).__name__} has no feature maps for FLINT to read")
-    last_layers = list(layer_of_resolution.values())[-number:]
+    # a gate of one position per channel (squeeze and excitation) is no map, but where there is nothing else
+    maps = [layer for resolution, layer in layer_of_resolution.items() if math.prod(resolution) > 1]
+    last_layers = (maps or list(layer_of_resolution.values()))[-number:]
     return [name for name, _ in last_layers], [n_channels for _, n_channels in last_layers]
