@@ -348,9 +348,9 @@ def _sources_of(
             raise LookalikeError(
                 f"there are {counted(len(data.labels), 'sample')} and {counted(len(sources), 'source')}"
             )
-        given = ["" if source is None else str(source) for source in sources]
-        notes += _note_of_none(given, "sample")
-        return given
+        as_texts = ["" if source is None else str(source) for source in sources]
+        notes += _note_of_none(as_texts, "sample")
+        return as_texts
     names = [_name(data, row) for row in range(len(data.labels))]
     if not any(names):
         raise LookalikeError(

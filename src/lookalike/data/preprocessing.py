@@ -448,8 +448,8 @@ def _as_tuple(values: Any) -> Any:
 def _sizes(name: str, sizes: Any) -> int | tuple[int, int]:
     """Returns a checked (height, width), or the length of the shorter side, which ``resize`` may be."""
     expected = "of whole numbers of pixels, at least 1"
-    found = _as_tuple(sizes)
-    numbers = found if isinstance(found, tuple) else (found,)
+    as_given = _as_tuple(sizes)
+    numbers = as_given if isinstance(as_given, tuple) else (as_given,)
     if len(numbers) != 2 and (name != "resize" or len(numbers) != 1):
         raise checks.unfit(name, sizes, f"(height, width), {expected}")
     if any(not isinstance(size, Integral) or isinstance(size, bool) or size < 1 for size in numbers):
@@ -459,8 +459,8 @@ def _sizes(name: str, sizes: Any) -> int | tuple[int, int]:
 
 def _colour(fill: Any) -> tuple[int, ...]:
     """Returns the checked colour of the border."""
-    found = _as_tuple(fill)
-    levels = found if isinstance(found, tuple) else (found,)
+    as_given = _as_tuple(fill)
+    levels = as_given if isinstance(as_given, tuple) else (as_given,)
     if len(levels) not in (1, 3) or not all(_is_level(level) for level in levels):
         raise checks.unfit("fill", fill, "1 or 3 whole numbers of 0 to 255")
     return tuple(int(level) for level in levels)
@@ -471,8 +471,8 @@ def _is_level(value: Any) -> bool:
 
 
 def _shares(name: str, shares: Any) -> tuple[float, float]:
-    found = _as_tuple(shares)
-    if not isinstance(found, tuple) or len(found) != 2:
+    as_given = _as_tuple(shares)
+    if not isinstance(as_given, tuple) or len(as_given) != 2:
         raise checks.unfit(name, shares, "(height, width), as shares of an image's shorter side")
-    height, width = (checks.number(name, share, above=0) for share in found)
+    height, width = (checks.number(name, share, above=0) for share in as_given)
     return height, width

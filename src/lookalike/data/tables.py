@@ -182,13 +182,13 @@ class _ImageIndex:
         stem = without_suffix(file_name)
         if folder:  # two paths that overlap have this folder in common, unless the file is in the root
             parent = folder.rpartition("/")[2]
-            found = [
+            alike = [
                 *self._by_folder_and_stem.get(f"/{stem}", []),
                 *self._by_folder_and_stem.get(f"{parent}/{stem}", []),
             ]
         else:
-            found = self._by_stem.get(stem, [])
-        candidates = [file for file in found if _may_be_same_format(file_name, file)]
+            alike = self._by_stem.get(stem, [])
+        candidates = [file for file in alike if _may_be_same_format(file_name, file)]
         # Otherwise files whose path overlaps with the cell's, if possible below the table's own folder.
         candidates = [file for file in candidates if not base or file.startswith(f"{base}/")] or candidates
         return [file for file in candidates if self._is_end_of_path(name, without_suffix(_key_of(file)))]

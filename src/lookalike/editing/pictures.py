@@ -57,9 +57,9 @@ class Pictures:
         self._use(needed)
         blank = {NO_SAMPLE: torch.full_like(next(iter(self._known.values())), 255)} if self._known else {}
         known = self._known | blank  # a prototype without training images is white
-        found = torch.stack([torch.stack([known[sample] for sample in samples]) for samples in rows])
+        stacked = torch.stack([torch.stack([known[sample] for sample in samples]) for samples in rows])
         self._forget()
-        return found
+        return stacked
 
     def read(self, samples: list[int]) -> None:
         """Reads images that are not known yet.

@@ -34,13 +34,13 @@ def silhouettes(points: Tensor, labels: np.ndarray) -> np.ndarray:
     order = np.argsort(labels, kind="stable")  # clusters that lie together are summed several times as fast
     points, labels = points[torch.as_tensor(order)].double(), labels[order]
     step = max(1, _CELLS // len(points))
-    found = np.empty(len(points))
+    by_point = np.empty(len(points))
     for start in range(0, len(points), step):
         rows = slice(start, start + step)
         distances = _distances(points, rows)
         distances[np.arange(len(distances)), start + np.arange(len(distances))] = 0
-        found[order[rows]] = silhouettes_of_distances(distances, labels[rows], labels)
-    return found
+        by_point[order[rows]] = silhouettes_of_distances(distances, labels[rows], labels)
+    return by_point
 
 
 def silhouettes_of_distances(distances: np.ndarray, own: np.ndarray, labels: np.ndarray) -> np.ndarray:

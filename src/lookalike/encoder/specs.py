@@ -338,13 +338,13 @@ def _configured_args(model: nn.Module, name: str) -> dict[str, Any]:
     source, _, location = name.partition(":")
     if source not in ("hf-hub", "local-dir"):
         return {}
-    kept = getattr(model, "_model_args", None)
-    if kept is None:  # a timm that does not keep them
+    configured = getattr(model, "_model_args", None)
+    if configured is None:  # a timm that does not keep them
         from timm.models import _hub
 
         read = _hub.load_model_config_from_hf if source == "hf-hub" else _hub.load_model_config_from_path
-        kept = read(location)[-1]
-    return {key: value for key, value in (kept or {}).items() if key not in ("pretrained", "cache_dir")}
+        configured = read(location)[-1]
+    return {key: value for key, value in (configured or {}).items() if key not in ("pretrained", "cache_dir")}
 
 
 def _check_published_head(spec: str, network: LoadedNetwork) -> None:

@@ -54,10 +54,10 @@ class Plan:
         if unknown:
             raise LookalikeError(f"no model is called {unknown[0]!r}; there are {', '.join(MODELS)}")
         for name in ("datasets", "networks", "seeds", "models"):
-            given = getattr(self, name)
-            if not given:
+            entries = getattr(self, name)
+            if not entries:
                 raise LookalikeError(f"an experiment needs {name}")
-            if len(set(given)) < len(given):
+            if len(set(entries)) < len(entries):
                 raise LookalikeError(f"an experiment's {name} must differ: a repeated one would count twice")
         # Tables and files have short names, so two folders "a/birds" and "b/birds" could not be distinguished.
         for specs, short_name in ((self.datasets, data_name), (self.networks, network_name)):

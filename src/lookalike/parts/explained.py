@@ -82,8 +82,8 @@ def explain_parts(
             differences = difference(model, x, to_explain, batch_size=batch_size)
         pairs: list[PairedRegions | None] = [None] * len(x)
         if model.prototype_inputs() is not None:
-            found = pairs_with_images(model, x, compared_with, batch_size=batch_size)
-            pairs = [None if isinstance(pair, int) else pair for pair in found]
+            pairs_or_prototypes = pairs_with_images(model, x, compared_with, batch_size=batch_size)
+            pairs = [None if isinstance(pair, int) else pair for pair in pairs_or_prototypes]
         concepts = segment(model, x, batch_size) if model.has_patches else None
         segments = [None if concepts is None else concepts.of_image(row) for row in range(len(x))]
         results += [

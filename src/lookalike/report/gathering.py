@@ -151,11 +151,11 @@ class Gathering:
         """Measures the scorecard; returns it, and the embeddings of the training data if they were made."""
         bound = self.budget if self.of_evaluate.get("resume") is None else None
         train, store = _embedded_training_data(self.model, self.train, self.of_evaluate["only"], self.settings, bound)
-        found = {
+        measured_already = {
             "black_box": self.black_box, "train": train, "attributes": self.attributes, "rule": self.explainer.rule,
             "test_embeddings": self.store, "train_embeddings": store, "budget": self._part_of_left(_SHARE_OF_FIGURES),
         }  # fmt: skip
-        card = evaluate(self.model, self.test, **{**self.settings_given, **self.of_evaluate, **found})
+        card = evaluate(self.model, self.test, **{**self.settings_given, **self.of_evaluate, **measured_already})
         card.notes[:0] = self.data_notes
         return card, store
 
