@@ -189,8 +189,6 @@ class Preprocessing:
             scaled = zip(self.resize, new, old, strict=True)
             resize: Any = tuple(side * new_side // old_side for side, new_side, old_side in scaled)
             return replace(self, resize=resize, crop=new)
-        if new[0] == new[1] and old[0] == old[1]:
-            return replace(self, resize=self.resize * new[0] // old[0], crop=new)
         if new[0] * old[1] == new[1] * old[0]:  # of the same shape
             return replace(self, resize=self.resize * new[0] // old[0], crop=new)
         # `resize` is a shorter side, and a crop is not square: the new shorter side need not be the same one.

@@ -33,21 +33,7 @@ def scaled_dot_product_attention(engine: "Engine", _func: Any, _name: str, args:
     args, kwargs = map_tensors(engine.pixels.leave, (args, kwargs))
     arguments = dict(zip(_SDPA_ARGUMENTS.split(), args, strict=False)) | kwargs
     arguments.pop("dropout_p", None)
-    return attention(engine, **arguments)
-
-
-def attention(
-    engine: "Engine",
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    """Computes scaled dot-product attention from products and a softmax."""
-    return _attended(engine, query, key, value, attn_mask, is_causal, scale, enable_gqa)[0]
+    return _attended(engine, **arguments)[0]
 
 
 def _attended(
@@ -60,7 +46,7 @@ def _attended(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Returns what attention gives, and its weights [..., L, S]."""
+    """Computes scaled dot-product attention from products and a softmax; returns its weights [..., L, S], too."""
     if enable_gqa:
         repeats = query.shape[-3] // key.shape[-3]
         key, value = key.repeat_interleave(repeats, -3), value.repeat_interleave(repeats, -3)

@@ -332,7 +332,7 @@ def raw_name(func: Any) -> str:
 
 # Operations whose handlers tell their tensors by position; torch takes these by name, too.
 _TENSORS_BY_NAME = {
-    **dict.fromkeys(("addmm",), ("input", "mat1", "mat2")),
+    "addmm": ("input", "mat1", "mat2"),
     **dict.fromkeys(("baddbmm", "addbmm"), ("input", "batch1", "batch2")),
     **dict.fromkeys(("addcmul", "addcdiv"), ("input", "tensor1", "tensor2")),
     **dict.fromkeys(("mm", "bmm"), ("input", "mat2")),
