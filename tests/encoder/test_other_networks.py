@@ -262,7 +262,7 @@ def test_a_misspelt_entry_of_a_configuration_is_told(tmp_path):
     config = transformers.ViTConfig(image_size=32, patch_size=16, **sizes)
     for kind in (transformers.ViTModel, transformers.ViTForImageClassification):
         kind(config).save_pretrained(tmp_path / kind.__name__)
-        with pytest.raises(LookalikeError, match="has no entry 'hiden_act'; did you mean hidden_act"):
+        with pytest.raises(LookalikeError, match="has no entry 'hiden_act'; did you mean 'hidden_act'"):
             load_classifier(f"hf:{tmp_path / kind.__name__}", model_args={"hiden_act": "relu"})
     loading = {"attn_implementation": "eager", "local_files_only": True}
     load_classifier(f"hf:{tmp_path / 'ViTForImageClassification'}", model_args=loading)

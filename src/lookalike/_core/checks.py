@@ -3,7 +3,6 @@
 A boolean does not pass as a number, nor a text as a sequence.
 """
 
-import difflib
 import math
 import numbers
 import os
@@ -16,13 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.wording import did_you_mean
 
 T = TypeVar("T")
 
 _LONGEST_REPR = 60  # characters of a value in a message
 _LARGEST_SEED = 2**32 - 1  # NumPy and scikit-learn take no larger ones
-
-
 _ROUNDING = 1e-3  # of probabilities in half precision
 
 
@@ -332,6 +330,4 @@ def option_names(function: str, options: Mapping[str, Any], allowed: Collection[
     """
     for name in options:
         if name not in allowed:
-            alike = difflib.get_close_matches(name, allowed, 1)
-            hint = f"; did you mean {alike[0]!r}?" if alike else ""
-            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{hint}")
+            raise TypeError(f"{function}() got an unexpected keyword argument {name!r}{did_you_mean(name, allowed)}")

@@ -1,11 +1,11 @@
 """Registries: objects that users choose by name, such as similarities, clusterers and data sets."""
 
-import difflib
 import fnmatch
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from lookalike._core.errors import LookalikeError
+from lookalike._core.wording import did_you_mean
 
 T = TypeVar("T")
 
@@ -63,8 +63,8 @@ class Registry(Generic[T]):
             raise LookalikeError(f"no {self.kind} is called {name!r}; there are: {', '.join(self._members)}")
         if name in self._members:
             return self._members[name]
-        close_matches = difflib.get_close_matches(name, self._members, n=1)
-        hint = f"; did you mean {close_matches[0]!r}? There are" if close_matches else "; there are"
+        similar = did_you_mean(name, self._members)
+        hint = f"{similar} There are" if similar else "; there are"
         raise LookalikeError(f"no {self.kind} is called {name!r}{hint}: {', '.join(self._members)}")
 
     def __contains__(self, name: object) -> bool:

@@ -1,5 +1,8 @@
 """Wording that several commands, pages and messages share."""
 
+import difflib
+from collections.abc import Iterable
+
 
 def counted(number: int, singular: str, plural: str | None = None) -> str:
     """Returns a number with its noun in the singular or the plural.
@@ -24,6 +27,17 @@ def counted_of(number: int, total: int, singular: str, plural: str | None = None
         ('1 of 3 images', '0 of 1 image')
     """
     return f"{number:,} of {counted(total, singular, plural)}"
+
+
+def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:
+    """Returns the end of a message on an unknown name: the known names with the most similar spelling, if any.
+
+    Example:
+        >>> did_you_mean("cosin", ["l2", "cosine"]), did_you_mean("x", ["l2", "cosine"])
+        ("; did you mean 'cosine'?", '')
+    """
+    similar = difflib.get_close_matches(name, list(known), n=most)
+    return f"; did you mean {', '.join(map(repr, similar))}?" if similar else ""
 
 
 # What "unfamiliar" means, of a model that was not calibrated and of one that was; docs/glossary.md defines it in full.

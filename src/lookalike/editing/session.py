@@ -437,10 +437,8 @@ def _original_predictions(model: PrototypeModel, source: Source) -> np.ndarray |
     box = None if source.store.predictions is None else find_black_box(model, None, source.batches).box
     if box is None:
         return None
-    standing = box.compare_with_labels(model, torch.from_numpy(source.labels), source.store, None)
-    if standing is None or standing.predictions is None:
-        return None
-    return standing.predictions.cpu().numpy()
+    predictions = box.predictions_in_model_classes(model, torch.from_numpy(source.labels), source.store, None)
+    return None if predictions is None else predictions.cpu().numpy()
 
 
 def _pictures_of(model: PrototypeModel, source: Source | None) -> Pictures:

@@ -69,23 +69,23 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     z = z - z.mean(0)  # a common offset would cost digits
     n = min(_NEIGHBOURS + 1, len(z))
     neighbours = _nearest_rows(torch.from_numpy(z), n)
-    rows = np.arange(len(z))
+    distances_to = _distances_to(z, neighbours)
     nearest, third = np.full(len(z), -1), np.zeros(len(z))
     candidates: dict[tuple[int, int], float] = {}
-    for row in rows:
-        nearest_rows = neighbours[row][neighbours[row] != row][: n - 1]
-        distances = np.linalg.norm(z[nearest_rows].astype(np.float64) - z[row], axis=1)
+    for row in range(len(z)):
+        is_other = neighbours[row] != row
+        nearest_rows, distances = neighbours[row][is_other][: n - 1], distances_to[row][is_other][: n - 1]
         order = np.argsort(distances, kind="stable")
         nearest_rows, distances = nearest_rows[order], distances[order]
         if len(nearest_rows):
             nearest[row], third[row] = nearest_rows[0], distances[min(2, len(nearest_rows) - 1)]
         for neighbour, distance in zip(nearest_rows.tolist(), distances.tolist(), strict=True):
-            candidates[min(int(row), neighbour), max(int(row), neighbour)] = distance
+            candidates[min(row, neighbour), max(row, neighbour)] = distance
     first = np.array(
         [candidates[min(row, neighbour), max(row, neighbour)] for row, neighbour in enumerate(nearest.tolist())]
     )
     usual = float(np.median(first)) or float(first.mean()) or 1.0
-    candidates |= _further_pairs(z, neighbours, usual)
+    candidates |= _further_pairs(z, distances_to.max(1), usual)
     alike = [
         Pair(a, b, distance / usual, distance <= _EQUAL * usual)
         for (a, b), distance in candidates.items()
@@ -100,17 +100,18 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     return Neighbourhood(nearest, alike, far[np.argsort(-remoteness[far], kind="stable")], remoteness, usual)
 
 
-def _further_pairs(z: np.ndarray, neighbours: np.ndarray, usual: float) -> dict[tuple[int, int], float]:
+def _further_pairs(z: np.ndarray, farthest: np.ndarray, usual: float) -> dict[tuple[int, int], float]:
     """Returns the distances of pairs that are alike beyond the neighbours that were searched, by their rows.
 
-    Only samples all of whose neighbours are alike can have more of them: copies of one image, frames of one video. Of
-    these the nearest are taken, of equally near ones the first.
+    ``farthest`` holds the distance of each sample to the farthest of these neighbours [N]. Only samples all of whose
+    neighbours are alike can have more of them: copies of one image, frames of one video. Of these the nearest are
+    taken, of equally near ones the first.
     """
     found: dict[tuple[int, int], float] = {}
-    if neighbours.shape[1] == len(z):
+    if len(z) <= _NEIGHBOURS + 1:
         return found
     near = _NEAR * usual
-    surrounded = np.flatnonzero(_distances_to(z, neighbours).max(1) <= near)
+    surrounded = np.flatnonzero(farthest <= near)
     points = torch.from_numpy(z)
     squares = points.square().sum(1)
     step = max(1, _CELLS // len(z))

@@ -9,6 +9,7 @@ from torch import nn
 
 from lookalike._core.errors import LookalikeError, first_line
 from lookalike._core.startup import import_with_torchvision
+from lookalike._core.wording import did_you_mean
 from lookalike.encoder.preprocessing import with_input_channels
 from lookalike.networks import NETWORKS
 
@@ -134,11 +135,7 @@ def downloading(network: str) -> Iterator[None]:
 
 
 def _unknown(source: str, name: str, available: list[str]) -> LookalikeError:
-    import difflib
-
-    similar_names = difflib.get_close_matches(name, available, n=3)
-    hint = f"; did you mean {', '.join(similar_names)}?" if similar_names else ""
-    return LookalikeError(f"{source} has no model {name!r}{hint}")
+    return LookalikeError(f"{source} has no model {name!r}{did_you_mean(name, available, most=3)}")
 
 
 def import_extra(package: str, distribution: str | None = None) -> Any:

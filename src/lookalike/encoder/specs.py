@@ -3,7 +3,6 @@
 A network without a head is an encoder: it has no class scores, and its output is the embedding.
 """
 
-import difflib
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +15,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.startup import import_with_torchvision
 from lookalike._core.untouched import keeps_random_states
+from lookalike._core.wording import did_you_mean
 from lookalike.data import Preprocessing
 from lookalike.encoder.building import (
     INCEPTION_SWITCHES,
@@ -425,8 +425,7 @@ def _check_entries(network: str, config: Any, args: Mapping[str, Any]) -> None:
     """
     for entry in args:
         if entry not in _LOADING and not hasattr(config, entry):
-            similar = difflib.get_close_matches(entry, vars(config), n=1)
-            hint = f"; did you mean {similar[0]}?" if similar else ""
+            hint = did_you_mean(entry, vars(config))
             raise LookalikeError(f"the configuration of {network} has no entry {entry!r}{hint}")
 
 

@@ -14,8 +14,8 @@ from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, 
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.variants import Converter
-from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench
-from lookalike.metrics import accuracy, agreement, evaluate, range_of_another, with_permuted_labels, with_random_head
+from lookalike.experiments.workbench import KMEX, Subject, Workbench
+from lookalike.metrics import accuracy, agreement, range_of_another, with_permuted_labels, with_random_head
 from lookalike.model import PrototypeModel
 
 CORRELATION = Column("explanation_correlation", "signed correlation")
@@ -81,17 +81,9 @@ class _ControlMeasurement:
         if kind == "another-box":
             return self._other_box()
         if kind == "another-training":
-            card = evaluate(
-                self.bench.model(self.other),
-                self.bench.data(self.subject),
-                black_box=self.converter.measured_box,
-                only=_SECTIONS,
-                n_images=self.bench.n_images,
-                seed=self.subject.seed,
-                rule=PAPERS_RULE,
-                noise="mersenne",
-                progress=self.bench.progress,
-                **_ORDERING,
+            other, data = self.bench.model(self.other), self.bench.data(self.subject)
+            card = self.bench.evaluate(
+                self.subject, other, data, self.converter.measured_box, only=_SECTIONS, **_ORDERING
             )
         else:
             card = self.converter.evaluate(self._model(kind), _SECTIONS, **_ORDERING)

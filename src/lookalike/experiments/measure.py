@@ -8,8 +8,8 @@ import torch
 
 from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
-from lookalike.experiments.workbench import PAPERS_RULE, Subject, Workbench
-from lookalike.metrics import Scorecard, evaluate
+from lookalike.experiments.workbench import Subject, Workbench
+from lookalike.metrics import Scorecard
 from lookalike.model import PrototypeModel
 
 _TIMED, _WARM_UP = 30, 3  # predictions of one image: measured, and before them
@@ -24,16 +24,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
     """Evaluates a model and times its predictions."""
     model, box, data = bench.model(subject), bench.black_box(subject), bench.data(subject)
     bench.say(f"measuring {subject.name}")
-    card = evaluate(
-        model,
-        data,
-        black_box=bench.measured_box(subject),
-        n_images=bench.n_images,
-        seed=subject.seed,
-        rule=PAPERS_RULE,
-        noise="mersenne",
-        progress=bench.progress,
-    )
+    card = bench.evaluate(subject, model, data, bench.measured_box(subject))
     values = card.to_dict()
     provenance = model.provenance
     return {

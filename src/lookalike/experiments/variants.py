@@ -17,8 +17,8 @@ from lookalike.experiments.measure import mean_axes
 from lookalike.experiments.paired import Pairing
 from lookalike.experiments.side_by_side import ACCURACY, AGREEMENT, AUROC, DIVERGENCE, DIVERSITY, GHOSTING
 from lookalike.experiments.tables import Column, Row, gather
-from lookalike.experiments.workbench import KMEX, PAPERS_RULE, Subject, Workbench, title_of
-from lookalike.metrics import BlackBox, Scorecard, evaluate
+from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
+from lookalike.metrics import BlackBox, Scorecard
 from lookalike.model import PrototypeModel
 from lookalike.model.similarity import SIMILARITIES
 from lookalike.plots.radar import DASHES, SERIES
@@ -84,19 +84,15 @@ class Converter:
     def evaluate(self, model: PrototypeModel, only: Sequence[str] | None, **options: Any) -> Scorecard:
         """Measures a converted model: the given sections, or all if None. ``options`` are passed to ``evaluate``."""
         _, train, test = self.embedded()
-        return evaluate(
+        return self.bench.evaluate(
+            self.subject,
             model,
             self.data.test,
-            black_box=self.measured_box,
+            self.measured_box,
             train=train,
             attributes=None if self.data.attributes is None else self.data.attributes.train,
             only=only,
-            n_images=self.bench.n_images,
-            seed=self.subject.seed,
-            rule=PAPERS_RULE,
-            noise="mersenne",
             test_embeddings=test,
-            progress=self.bench.progress,
             **options,
         )
 

@@ -18,7 +18,7 @@ from lookalike.baselines import METHODS, hyperparameters, train
 from lookalike.conversion.convert import convert
 from lookalike.data import DATASETS, Batches, DataBundle, load_training_data
 from lookalike.encoder import LoadedClassifier, is_saved_classifier, load_classifier
-from lookalike.metrics import BlackBox
+from lookalike.metrics import BlackBox, Scorecard, evaluate
 from lookalike.model import PrototypeModel, load
 from lookalike.relevance import PrpRule
 from lookalike.saved import read_provenance
@@ -179,6 +179,28 @@ class Workbench:
         if box_subject.name not in self._boxes:
             self._boxes[box_subject.name] = BlackBox.of(self.black_box(subject), Batches(self.data(subject).test))
         return self._boxes[box_subject.name]
+
+    def evaluate(self, subject: Subject, model: PrototypeModel, data: Any, box: BlackBox, **options: Any) -> Scorecard:
+        """Measures a model as all experiments do: the paper's rule for maps, and the subject's seed.
+
+        Args:
+            subject: Whose seed selects images and noise.
+            model: The model to measure.
+            data: Test data, or a data bundle.
+            box: The black box to compare with.
+            **options: Further options of ``lookalike.evaluate``.
+        """
+        return evaluate(
+            model,
+            data,
+            black_box=box,
+            n_images=self.n_images,
+            seed=subject.seed,
+            rule=PAPERS_RULE,
+            noise="mersenne",
+            progress=self.progress,
+            **options,
+        )
 
     def model(self, subject: Subject) -> PrototypeModel:
         """Returns a prototype model. Trains or converts it if the folder does not have it yet."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.provenance import fingerprint_tensors
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import ClassOrder, Encoder, LoadedClassifier, map_classes, ordered
@@ -48,6 +49,11 @@ class BlackBox:
         self.measured: dict[str, OrderingCurves] = {}
         self.confidences: dict[str, Tensor] = {}
         self.n_classes = self.outputs.n_classes
+
+    @property
+    def fingerprint(self) -> str:
+        """Fingerprint of the classifier's parameters and buffers."""
+        return fingerprint_tensors(self.encoder.model.state_dict())
 
     @classmethod
     def of(cls, classifier: "nn.Module | LoadedClassifier | BlackBox", batches: Batches) -> "BlackBox":
@@ -106,6 +112,16 @@ class BlackBox:
             and encoder.outputs is not None
             and encoder.outputs.key == self.outputs.key
         )
+
+    def predictions_in_model_classes(
+        self, model: PrototypeModel, labels: Tensor, store: EmbeddingStore, data: Batches | None
+    ) -> Tensor | None:
+        """Returns the black box's predictions [N], as indices of the model's classes; None where they do not compare.
+
+        The labels show which output is which class where nothing else tells.
+        """
+        standing = self.compare_with_labels(model, labels, store, data)
+        return None if standing is None else standing.predictions
 
     def compare_with_labels(
         self, model: PrototypeModel, labels: Tensor, store: EmbeddingStore, data: Batches | None

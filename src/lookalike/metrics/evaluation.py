@@ -1,6 +1,5 @@
 """evaluate(): the paper's framework (section 4.3) for any prototype model."""
 
-import difflib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
@@ -17,7 +16,7 @@ from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, ve
 from lookalike._core.records import from_json, plain_json
 from lookalike._core.replacing import remove_leftovers
 from lookalike._core.untouched import keeps_random_states
-from lookalike._core.wording import counted
+from lookalike._core.wording import counted, did_you_mean
 from lookalike._core.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
 from lookalike.data import Batches, warn_of_transparency
 from lookalike.embedding import EmbeddingStore, embed
@@ -129,7 +128,7 @@ def evaluate(
             notes.append("attributes were not measured: they belong to other training data than the model's")
         info = _info(context, sections) | {"data_check": check.to_dict()}
         with nullcontext() if resume is None else alone(lock_beside(Path(resume))):
-            saved = _SavedSections(resume, _evaluation_key(context, info))
+            saved = _SavedSections(resume, {} if resume is None else _evaluation_key(context, info))
             planned = plan(context, [each for each in sections if saved.get(each.name, 0) is None], budget)
             planned.left_out |= unread
             print_line(planned.announcement(measuring.n_runs), settings.progress)
@@ -414,8 +413,7 @@ def _select_standard(
         raise LookalikeError(f"measures takes 'all', or names of standard measures: {', '.join(names)}")
     for name in measures:
         if name not in names:
-            close = difflib.get_close_matches(str(name), names, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ";"
+            hint = did_you_mean(str(name), names) or ";"
             raise LookalikeError(f"no standard measure is called {name!r}{hint} There are: {', '.join(names)}")
     return _select_sections(measures, available, sanity=False)
 
@@ -465,7 +463,7 @@ def _info(context: Context, sections: list[Section]) -> dict[str, Any]:
         "similarity": {"name": model.similarity.name, "options": model.similarity.options()},
         "classifier": {"name": model.classifier.name, "options": model.classifier.options()},
         "images_as": model.preprocessing.describe() if model.preprocessing else None,
-        "black_box": None if box is None else fingerprint_tensors(box.encoder.model.state_dict()),
+        "black_box": None if box is None else box.fingerprint,
         "test_data": context.test_store.info.get("data"),
         "train_data": None if context.train_store is None else context.train_store.info.get("data"),
         "n_test": len(context.test_store),

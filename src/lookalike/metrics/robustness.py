@@ -303,7 +303,6 @@ def increase_and_drop(
     n, _, height, width = _checked_shape(activation, inputs, checks.tensor("relevance", relevance), noise, batch_size)
     checks.number("keep", keep, above=0, below=1)
     targets = checks.tensor("targets", targets, (n,), kind="whole").long()
-    _ = checks.class_indices("targets", targets, activation(inputs[:1]).shape[1], (n,))
     sample_indices = _sample_indices(samples, n)
     removed = round((1 - keep) * height * width)
     clean, masked = [], []
@@ -316,7 +315,10 @@ def increase_and_drop(
         noise_images = noise.of_each(sample_indices[rows.start : rows.stop], inputs.shape[1:], inputs.device).to(inputs)
         mixed = torch.where(replaced, noise_images, x[:, None]).flatten(0, 1)
         target_columns = targets[rows.start : rows.stop].to(inputs.device)[:, None]
-        clean.append(activation(x).gather(1, target_columns)[:, 0])
+        activations = activation(x)
+        if not start:  # only now is it known how many activations there are
+            _ = checks.class_indices("targets", targets, activations.shape[1], (n,))
+        clean.append(activations.gather(1, target_columns)[:, 0])
         masked.append(activation(mixed).gather(1, target_columns.repeat_interleave(noise.draws, 0)).view(len(x), -1))
     before = positive_activations(torch.cat(clean).double())[:, None]
     after = positive_activations(torch.cat(masked).double())

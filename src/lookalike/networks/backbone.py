@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.untouched import in_eval_mode
+from lookalike._core.untouched import in_eval_mode, with_forward_hooks
 from lookalike.networks.registry import NETWORKS
 
 
@@ -28,11 +28,11 @@ def check_nothing_follows(removed: nn.Module, embeddings: Tensor, run: Callable[
         LookalikeError: If more follows the head, such as a softmax.
     """
     inputs: list[Tensor] = []
-    hook = removed.register_forward_pre_hook(lambda _module, args: inputs.append(args[0].detach().clone()))
-    try:
-        run()
-    finally:
-        hook.remove()
+
+    def keep_input(_module: nn.Module, args: tuple[Any, ...], _output: Any) -> None:
+        inputs.append(args[0].detach().clone())
+
+    with_forward_hooks({removed: keep_input}, run)
     if inputs and not any(_are_equal(features, embeddings) for features in _pooled(inputs[0])):
         raise LookalikeError(
             "the network without its head does not return the head's input: something follows the head, such as a "

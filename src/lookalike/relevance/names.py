@@ -352,7 +352,10 @@ def by_position(raw: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
         >>> by_position("addmm", (1,), {"mat2": 3, "mat1": 2, "alpha": 4})
         ((1, 2, 3), {'alpha': 4})
     """
-    names, positional, rest = _TENSORS_BY_NAME.get(raw.strip("_"), ()), list(args), dict(kwargs)
+    names = _TENSORS_BY_NAME.get(raw.strip("_")) if kwargs else None
+    if not names:
+        return args, kwargs
+    positional, rest = list(args), dict(kwargs)
     for name in names[len(positional) :]:
         if name not in rest:
             break

@@ -1,4 +1,4 @@
-"""Building the report: gathers what there is to show of a model, and renders it into one page."""
+"""Gathers what there is to show of a model, and renders it into one page."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -91,12 +91,12 @@ class Gathering:
             rule=self.settings.rule,
         )
         test, self.train, self.attributes, self.data_notes = unbundle_data(model, test, train, self.settings.attributes)
-        self.test = test if isinstance(test, Batches) else self._batches(test)
+        self.test = Batches(test, self.settings.batch_size, self.settings.num_workers, self.settings.on_error)
         self.black_box = find_black_box(model, black_box, self.test, self.settings.class_order).box
         with Budget.embedding_within(self.budget) as took:
             self.store = embed(model, self.test, progress=self.settings.progress)
             took(len(self.store))
-        original = self._original()
+        original = self._original_predictions()
         if card is not None:
             _check_card(card, model, self.store, self.black_box)
         self.decisions = decide(model, self.store, original)
@@ -121,16 +121,12 @@ class Gathering:
             self.page, extras, training.store, duplicates, training.why_not, commands,
         )  # fmt: skip
 
-    def _batches(self, test: Any) -> Batches:
-        return Batches(test, self.settings.batch_size, self.settings.num_workers, self.settings.on_error)
-
-    def _original(self) -> Tensor | None:
-        """Returns what the original predicts for the test images."""
+    def _original_predictions(self) -> Tensor | None:
+        """Returns what the original predicts for the test images, in the model's classes."""
         if self.black_box is None:
             return None
         labels = aligned_labels(self.store, self.model, "test")
-        standing = self.black_box.compare_with_labels(self.model, labels, self.store, self.test)
-        return None if standing is None else standing.predictions
+        return self.black_box.predictions_in_model_classes(self.model, labels, self.store, self.test)
 
     def _part_of_left(self, share: float) -> Budget | None:
         return None if self.budget is None else self.budget.part_of_left(share)
@@ -218,7 +214,7 @@ def _check_card(card: Scorecard, model: PrototypeModel, store: EmbeddingStore, b
         LookalikeError: If it is not.
     """
     weights = fingerprint_tensors({name: x for name, x in model.state_dict().items() if isinstance(x, Tensor)})
-    original = None if box is None else fingerprint_tensors(box.encoder.model.state_dict())
+    original = None if box is None else box.fingerprint
     pairs = (
         ("model", weights), ("test_data", store.info.get("data")), ("n_test", len(store)), ("black_box", original),
     )  # fmt: skip
