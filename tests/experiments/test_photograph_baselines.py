@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
 
 from lookalike.experiments import photograph_baselines
-from lookalike.experiments.photograph_baselines import embedded_bundle, measure
+from lookalike.experiments.photograph_baselines import embedded, measure, measure_maps
 from tests.experiments.tiny_encoder import use_tiny_encoder
 
 pytest.importorskip("lightning")
@@ -16,7 +17,7 @@ def tiny_backbone(tmp_path, monkeypatch):
 
 
 def test_embeddings_are_scaled_by_the_training_part():
-    data = embedded_bundle("tiny", 0)
+    data = embedded("tiny", 0).data
     train = data.train.tensors[0]
     assert train.shape[1:] == (1280, 1, 1)
     assert float(train.mean()) == pytest.approx(0, abs=1e-5)
@@ -25,16 +26,40 @@ def test_embeddings_are_scaled_by_the_training_part():
     assert data.test.tensors[0].shape[1:] == (1280, 1, 1)
 
 
-def test_every_method_is_measured_and_kmex_never_ghosts(monkeypatch):
+@pytest.fixture
+def few_epochs(monkeypatch):
     monkeypatch.setitem(photograph_baselines.COMMON, "epochs", 2)
     for own in photograph_baselines.OWN.values():
         for name in ("epochs", "warm_epochs", "push_every", "last_layer_epochs"):
             if name in own:
                 monkeypatch.setitem(own, name, 1)
+
+
+MODELS = ["KMEx", *(name for title in ("ProtoPNet", "FLINT", "ProtoVAE") for name in (title, f"{title} + KMEx"))]
+
+
+def test_every_method_is_measured_and_kmex_never_ghosts(few_epochs):
     record = measure("tiny", 0)
-    own = ["ProtoPNet", "FLINT", "ProtoVAE"]
-    assert list(record) == ["KMEx", *(name for title in own for name in (title, f"{title} + KMEx"))]
+    assert list(record) == MODELS
     assert all(record[title]["ghosting"] == 0 for title in record if title.endswith("KMEx"))
     assert all(np.isfinite(figures["train_seconds"]) for figures in record.values())
     black_box = [figures["accuracy"] - figures["difference"] for figures in record.values()]
     assert black_box == pytest.approx([black_box[0]] * len(record))
+
+
+def test_heat_maps_of_every_method_are_measured_behind_the_backbone(few_epochs, monkeypatch):
+    monkeypatch.setattr(photograph_baselines, "_IMAGES", 2)
+    monkeypatch.setattr(photograph_baselines, "_STEPS", 2)
+    record = measure_maps("tiny", 0)
+    assert list(record) == MODELS
+    assert all(np.isfinite(figure) for figures in record.values() for figure in figures.values())
+    assert len({figures["auroc_black_box"] for figures in record.values()}) == 1
+
+
+def test_a_network_behind_the_backbone_sees_the_same_embeddings():
+    embeddings = embedded("tiny", 0)
+    _, photographs = photograph_baselines.prepared("tiny", 0)
+    network = embeddings.behind_backbone(torch.nn.Flatten())
+    with torch.no_grad():
+        seen = network(photographs.test[0][0][None])
+    torch.testing.assert_close(seen[0], embeddings.data.test[0][0].flatten(), rtol=1e-4, atol=1e-5)

@@ -58,21 +58,26 @@ def _convert_patches(bench: Workbench, subject: Subject) -> PrototypeModel:
 def _accuracies(bench: Workbench, subject: Subject) -> Record:
     """Measures the accuracy of the black box, of KMEx, and of KMEx on patches."""
     bench.say(f"converting the patches of {subject.name}")
-    model = _convert_patches(bench, subject)
-    correct_images, correct_patches = [], []
-    for batch in Batches(bench.data(subject).test):
-        assert isinstance(batch.inputs, torch.Tensor)  # patches come from images, which are tensors
-        correct_images.append(model.predict(batch.inputs).cpu().numpy() == batch.labels)
-        correct_patches.append(model.segment(batch.inputs).classes.numpy() == batch.labels[:, None, None])
+    of_patches = accuracy_by_patches(_convert_patches(bench, subject), Batches(bench.data(subject).test))
     converter = Converter(bench, subject)
     card = converter.evaluate(converter.convert(n_prototypes=_PER_CLASS), ("faithfulness",))
     return {
         "black box": {"accuracy": card["black_box_accuracy"]},
         _WHOLE: {"accuracy": card["accuracy"]},
-        "KMEx, patches": {
-            "accuracy": float(np.concatenate(correct_images).mean()),
-            "single": float(np.concatenate(correct_patches).mean()),
-        },
+        "KMEx, patches": of_patches,
+    }
+
+
+def accuracy_by_patches(model: PrototypeModel, batches: Batches) -> Record:
+    """Returns the accuracy of a model of patches, on images and on single patches, each in [0, 1]."""
+    correct_images, correct_patches = [], []
+    for batch in batches:
+        assert isinstance(batch.inputs, torch.Tensor)  # patches come from images, which are tensors
+        correct_images.append(model.predict(batch.inputs).cpu().numpy() == batch.labels)
+        correct_patches.append(model.segment(batch.inputs).classes.numpy() == batch.labels[:, None, None])
+    return {
+        "accuracy": float(np.concatenate(correct_images).mean()),
+        "single": float(np.concatenate(correct_patches).mean()),
     }
 
 

@@ -2,11 +2,12 @@
 
 A hundred photographs cannot train a network, and the backbones are too large to train several seeds of four methods on
 a CPU. So the backbone is frozen and each method trains on its embeddings, as images [D, 1, 1]; decoders reconstruct
-these.
+these. Backbone and trained encoder, one behind the other, are then a network of photographs, which has heat-maps.
 """
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +22,10 @@ from lookalike.embedding import embed
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
+from lookalike.experiments.photograph_boxes import without_head
 from lookalike.experiments.photographs import ENCODERS, lacks_stamps, of_seeds, prepared
 from lookalike.experiments.tables import Column, Row, gather
-from lookalike.experiments.workbench import Workbench
+from lookalike.experiments.workbench import PAPERS_RULE, Workbench
 from lookalike.metrics import BlackBox, evaluate
 from lookalike.model import PrototypeModel
 from lookalike.networks import NETWORKS
@@ -52,6 +54,14 @@ _COLUMNS = (
     Column("train_seconds", "training, s", 1, 1),
 )
 _DIM = 1_280  # of both backbones
+_IMAGES, _STEPS, _DRAWS = 10, 10, 2  # for heat-maps, as for those of KMEx on photographs
+_MAPS = (
+    Column("explanation_divergence", "D_fth"),
+    Column("explanation_correlation", "correlation of heat-maps"),
+    Column("auroc", "AUROC"),
+    Column("auroc_black_box", "black box's"),
+    Column("auroc_random", "in random order"),
+)
 
 
 @NETWORKS.register("embedding-classifier")
@@ -93,24 +103,74 @@ def run_photographs_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Fin
     return Findings(("backbone", "model"), _COLUMNS, rows, {}, remarks)
 
 
+def run_photographs_baseline_maps(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures the heat-maps of the same models, each behind the backbone that its embeddings are of."""
+    rows = []
+    for name in ENCODERS:
+        settings = {"backbone": name, "options": [COMMON, OWN], "maps": [_IMAGES, _STEPS, _DRAWS]}
+        records = of_seeds("photographs-baseline-maps", name, settings, plan, bench, cells, measure_maps)
+        rows += [
+            Row((name, method), gather([record[method] for record in records], _MAPS))
+            for method in (records[0] if records else ())
+        ]
+    remarks = [
+        "Models as in the table above, backbone and trained encoder one behind the other. PRP by the paper's rule; "
+        f"{_IMAGES} test photographs, curves of {_STEPS} steps and {_DRAWS} draws."
+    ]
+    return Findings(("backbone", "model"), _MAPS, rows, {}, remarks)
+
+
 def measure(name: str, seed: int) -> Record:
     """Trains every method on one split, and converts the black box and each method's encoder."""
-    data = embedded_bundle(name, seed)
+    data = embedded(name, seed).data
+    box, seconds = _trained_box(data, seed)
+    measured_box = BlackBox.of(box, Batches(data.test))
+    return {
+        title: _figures(model, measured_box, data, seed, trained_in)
+        for title, model, trained_in in _models(data, box, seconds, seed)
+    }
+
+
+def measure_maps(name: str, seed: int) -> Record:
+    """Trains and converts the same, and measures their heat-maps of photographs behind the backbone."""
+    embeddings, photographs = embedded(name, seed), prepared(name, seed)[1]
+    box, seconds = _trained_box(embeddings.data, seed)
+    sample = torch.stack([photographs.train[i][0] for i in (0, 1)])
+    measured_box = BlackBox(Encoder(embeddings.behind_backbone(box).eval(), sample))
+    record = {}
+    for title, model, _ in _models(embeddings.data, box, seconds, seed):
+        trained = model.encoder
+        assert isinstance(trained, Encoder)
+        head = "output" if trained.head_name is None else f"trained.{trained.head_name}"
+        encoder = Encoder(embeddings.behind_backbone(trained.model).eval(), sample, head=head)
+        of_photographs = PrototypeModel(encoder, model.prototypes, model.similarity, model.classifier)
+        card = evaluate(
+            of_photographs, photographs.test, black_box=measured_box, only=("explanations", "robustness"), seed=seed,
+            rule=PAPERS_RULE, n_images=_IMAGES, n_steps=_STEPS, n_draws=_DRAWS, noise="mersenne", progress=False,
+        ).to_dict()  # fmt: skip
+        record[title] = {column.name: card.get(column.name) for column in _MAPS}
+    return record
+
+
+def _trained_box(data: DataBundle, seed: int) -> tuple[nn.Module, float]:
+    """Trains the black box. Returns its network and the seconds that it took."""
     trained = train("blackbox", data, options=COMMON, seed=seed, progress=False)
     assert isinstance(trained.model, LoadedClassifier)
-    box = trained.model.model
-    kmex = convert(box, data.train, _PER_CLASS, seed=seed, progress=False)
-    measured_box = BlackBox.of(box, Batches(data.test))
-    record = {"KMEx": _figures(kmex, measured_box, data, seed, trained.seconds)}
+    return trained.model.model, trained.seconds
+
+
+def _models(
+    data: DataBundle, box: nn.Module, box_seconds: float, seed: int
+) -> Iterator[tuple[str, PrototypeModel, float]]:
+    """Yields KMEx of the black box, each baseline and its KMEx: the name in tables, the model, seconds of training."""
+    yield "KMEx", convert(box, data.train, _PER_CLASS, seed=seed, progress=False), box_seconds
     for method in _METHODS:
         trained = train(method, data, options=COMMON | OWN[method], seed=seed, progress=False)
         assert isinstance(trained.model, PrototypeModel)
-        encoder = trained.model.encoder
-        title = METHODS[method].title
-        record[title] = _figures(trained.model, measured_box, data, seed, trained.seconds)
+        title, encoder = METHODS[method].title, trained.model.encoder
+        yield title, trained.model, trained.seconds
         again = convert(encoder, data.train, _PER_CLASS, seed=seed, progress=False)
-        record[f"{title} + KMEx"] = _figures(again, measured_box, data, seed, trained.seconds)
-    return record
+        yield f"{title} + KMEx", again, trained.seconds
 
 
 def _figures(model: PrototypeModel, box: BlackBox, data: DataBundle, seed: int, seconds: float) -> Record:
@@ -122,10 +182,53 @@ def _figures(model: PrototypeModel, box: BlackBox, data: DataBundle, seed: int, 
     return figures | {"difference": card["accuracy"] - card["black_box_accuracy"], "train_seconds": seconds}
 
 
-def embedded_bundle(name: str, seed: int) -> DataBundle:
-    """Returns the embeddings of both parts of the photographs, as images [D, 1, 1] of variance one."""
+class BehindBackbone(nn.Module):
+    """A frozen backbone, and behind it a network that was trained on its embeddings as images [D, 1, 1].
+
+    Args:
+        backbone: Returns embeddings [N, D] or feature maps [N, D, h, w].
+        centre: Mean of the training part's embeddings, over all values.
+        spread: Their deviation.
+        trained: The network.
+    """
+
+    def __init__(self, backbone: nn.Module, centre: float, spread: float, trained: nn.Module) -> None:
+        super().__init__()
+        self.backbone, self.centre, self.spread, self.trained = backbone, centre, spread, trained
+
+    @override
+    def forward(self, photographs: Tensor) -> Tensor:
+        z = self.backbone(photographs)
+        z = z.mean((2, 3)) if z.ndim == 4 else z
+        outputs: Tensor = self.trained(((z - self.centre) / self.spread)[:, :, None, None])
+        return outputs
+
+
+class EmbeddedPhotographs(NamedTuple):
+    """Embeddings of photographs as a data set of their own.
+
+    Attributes:
+        data: Embeddings of both parts, as images [D, 1, 1]; the training part's values have mean 0 and variance 1.
+        backbone: Computes them, before they are scaled.
+        centre: Mean of the values that were scaled.
+        spread: Their deviation.
+    """
+
+    data: DataBundle
+    backbone: nn.Module
+    centre: float
+    spread: float
+
+    def behind_backbone(self, trained: nn.Module) -> BehindBackbone:
+        """Returns a network of these embeddings as a network of photographs."""
+        return BehindBackbone(self.backbone, self.centre, self.spread, trained)
+
+
+def embedded(name: str, seed: int) -> EmbeddedPhotographs:
+    """Embeds both parts of the photographs by a frozen backbone."""
     loaded, data = prepared(name, seed)
-    encoder = Encoder(loaded.model, torch.stack([data.train[i][0] for i in (0, 1)]), head=loaded.head, spec=loaded.spec)
+    backbone = without_head(loaded)
+    encoder = Encoder(backbone, torch.stack([data.train[i][0] for i in (0, 1)]), head="output")
     parts = (data.train, data.test)
     stores = [embed(encoder, part, batch_size=32, precision="float32", progress=False) for part in parts]
     z = np.asarray(stores[0].embeddings)
@@ -135,10 +238,11 @@ def embedded_bundle(name: str, seed: int) -> DataBundle:
         scaled = torch.from_numpy((np.asarray(stores[index].embeddings) - centre) / spread).float()
         return TensorDataset(scaled[:, :, None, None], torch.from_numpy(np.asarray(stores[index].labels)).long())
 
-    return replace(data, train=part(0), test=part(1))
+    return EmbeddedPhotographs(replace(data, train=part(0), test=part(1)), backbone, float(centre), float(spread))
 
 
-_TITLE = "Photographs: the baselines on frozen backbones"
-EXPERIMENTS.register("photographs-baselines")(
-    Experiment(_TITLE, "on photographs", run_photographs_baselines, lacking=lacks_stamps)
-)
+for _name, _title, _run in (
+    ("photographs-baselines", "Photographs: the baselines on frozen backbones", run_photographs_baselines),
+    ("photographs-baseline-maps", "Photographs: heat-maps of the baselines", run_photographs_baseline_maps),
+):
+    EXPERIMENTS.register(_name)(Experiment(_title, "on photographs", _run, lacking=lacks_stamps))

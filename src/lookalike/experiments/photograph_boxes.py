@@ -158,7 +158,7 @@ def black_box(name: str, seed: int) -> tuple[WithHead, DataBundle]:
     from sklearn.preprocessing import StandardScaler
 
     loaded, data = prepared(name, seed)
-    backbone = _without_head(loaded)
+    backbone = without_head(loaded)
     x = torch.stack([data.train[i][0] for i in range(len(data.train))])
     labels = np.array([int(data.train[i][1]) for i in range(len(data.train))])
     with torch.no_grad():
@@ -173,7 +173,7 @@ def black_box(name: str, seed: int) -> tuple[WithHead, DataBundle]:
     return WithHead(backbone, head).eval(), data
 
 
-def _without_head(loaded: LoadedClassifier) -> nn.Module:
+def without_head(loaded: LoadedClassifier) -> nn.Module:
     """Returns a network up to its embedding: timm's without their classifier, any other as it is."""
     if hasattr(loaded.model, "reset_classifier"):
         loaded.model.reset_classifier(0)  # type: ignore[operator]
