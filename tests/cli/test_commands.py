@@ -12,6 +12,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from lookalike.cli import app, console
+from lookalike.saved import read_provenance
 from tests.processes import start_command
 
 RUNNER = CliRunner()
@@ -85,6 +86,9 @@ def test_convert_prints_tables_or_json(network_file, image_folder, tmp_path):
         "convert", f"{network_file}:make", image_folder, "-o", tmp_path / "b", "--json", "--n-prototypes", "auto"
     )
     report = json.loads(result.stdout)
+    numbers = ["--n-prototypes", "1,cat=3"]
+    run("convert", f"{network_file}:make", image_folder, "-o", tmp_path / "c", *numbers)
+    assert read_provenance(tmp_path / "c")["n_prototypes"] == {"ant": 1, "bee": 1, "cat": 3}
     assert report["test"]["n_samples"] == 9
     assert report["preprocessing"]["crop"] == [8, 8]
     assert report["images_as"].endswith("shorter side to 8 (bilinear), centre crop 8×8; mean 0.5, std 0.5")
@@ -150,6 +154,9 @@ def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, conver
     assert "names 'dog', which is not a class" in mistake(
         "convert", make, image_folder, "-o", out, "--n-prototypes", "ant=1,bee=1,cat=1,dog=1"
     )
+    for numbers in ("ant=2", "ant=2,5", "5,ant=x"):
+        error = mistake("convert", make, image_folder, "-o", out, "--n-prototypes", numbers)
+        assert "for all classes" in error or "--n-prototypes 5,CLASS=NUMBER" in error
     assert "no similarity is called 'l9'" in mistake("convert", make, image_folder, "-o", out, "--similarity", "l9")
     assert "--mean takes" in mistake("convert", make, image_folder, "-o", out, "--mean", "a,b")
     assert "takes NAME=VALUE" in mistake("convert", make, image_folder, "-o", out, "--model-arg", "x")

@@ -42,6 +42,12 @@ def test_a_similarity_that_does_better_is_named():
     assert choose_similarity(stretched(), ["a", "b"], None, Clustering(1)) == "mahalanobis"
 
 
+def test_no_more_prototypes_are_said_than_a_class_has_images():
+    advice = advise(stretched(24), ["a", "b"], None, "l2", Clustering(40))
+    assert advice.taken.n_prototypes == 12
+    assert "--n-prototypes 40" not in advice.sentence()
+
+
 def test_embeddings_of_many_dimensions_are_tried_by_all_similarities():
     """Those of pretrained encoders have 1,280 and more, and there it matters most: digits lost nine points by l2."""
     narrow = stretched(1_200)

@@ -119,7 +119,10 @@ def convert(
     class_order: ClassOrderOption = None,
     n_prototypes: Annotated[
         str,
-        typer.Option(help="Number per class, 'auto', or CLASS=NUMBER,… for all classes.", rich_help_panel="Prototypes"),
+        typer.Option(
+            help="Number per class, 'auto', CLASS=NUMBER,… for all classes, or 5,CLASS=NUMBER,… with 5 for all others.",
+            rich_help_panel="Prototypes",
+        ),
     ] = "5",
     similarity: Annotated[
         str,
@@ -397,10 +400,15 @@ def _read_n_prototypes(text: str) -> Any:
     try:
         if "=" not in text:
             return int(text)
-        pairs = [pair.rsplit("=", 1) for pair in text.split(",")]
-        return {name.strip(): int(number) for name, number in pairs}
+        first, *rest = text.split(",")
+        of_others: dict[str | None, int] = {} if "=" in first else {None: int(first)}
+        pairs = [pair.rsplit("=", 1) for pair in (rest if of_others else [first, *rest])]
+        return of_others | {name.strip(): int(number) for name, number in pairs}
     except ValueError as error:
-        raise LookalikeError(f"--n-prototypes takes a number, 'auto', or CLASS=NUMBER,…, not {text!r}") from error
+        raise LookalikeError(
+            f"--n-prototypes takes a number, 'auto', CLASS=NUMBER,… for all classes, or NUMBER,CLASS=NUMBER,… with the "
+            f"number of all others first, not {text!r}"
+        ) from error
 
 
 def _read_temperature(text: str) -> Any:

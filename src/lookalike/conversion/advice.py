@@ -139,6 +139,7 @@ def _try_choices(
     rows, parts = _sample(np.asarray(store.labels), clustering.seed)
     if not (parts >= 0).any():
         return None
+    clustering = _within_largest_class(clustering, np.asarray(store.labels))
     z = read_rows(store.embeddings, rows, at_least_single(store.embeddings.dtype))
     sample = _Sample(torch.from_numpy(z), np.asarray(store.labels)[rows], parts, class_names, head_weight)
     quick = replace(clustering, n_init=1, memory_limit=None)
@@ -149,6 +150,13 @@ def _try_choices(
         different = [number for number in numbers if number != clustering.n_prototypes and number <= largest]
         trials += [_choice(sample, similarity, replace(quick, n_prototypes=number)) for number in different]
     return trials
+
+
+def _within_largest_class(clustering: Clustering, labels: np.ndarray) -> Clustering:
+    """Returns the clustering with no more prototypes per class than the largest class has samples."""
+    if isinstance(clustering.n_prototypes, Mapping | str):
+        return clustering
+    return replace(clustering, n_prototypes=min(int(clustering.n_prototypes), int(np.bincount(labels).max())))
 
 
 def choose_similarity(

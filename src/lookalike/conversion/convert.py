@@ -83,7 +83,8 @@ def convert(
         train: A ``Dataset`` or ``DataLoader`` of (x, y), a pair (x, y) of tensors or arrays, a folder with a sub-folder
             per class, the name of a data set, a ``DataBundle``, or an ``EmbeddingStore``. The training split, without
             augmentation.
-        n_prototypes: L_k: a number for all classes, a mapping from class to number, or ``"auto"``.
+        n_prototypes: L_k: a number for all classes, a mapping from class to number, in which the key None has the
+            number of all other classes, or ``"auto"``.
         similarity: Name of a registered similarity, a ``Similarity``, or ``"auto"``: the one that does clearly best on
             training samples held out in turn, else the paper's ``"l2"``.
         level: ``"patch"`` clusters parts of images, the positions of the last feature map before average pooling, and

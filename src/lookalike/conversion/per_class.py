@@ -60,7 +60,7 @@ class Clustering:
         if isinstance(number, Mapping) and class_names is not None:
             plain: Any = dict(zip(class_names, numbers_per_class(number, class_names), strict=True))
         elif isinstance(number, Mapping):
-            plain = {str(name): int(value) for name, value in number.items()}
+            plain = {"others" if name is None else str(name): int(value) for name, value in number.items()}
         else:
             plain = number if isinstance(number, str) else int(number)
         return {"n_prototypes": plain, "clusterer": self.clusterer, "n_init": self.n_init, "seed": self.seed}
@@ -264,8 +264,17 @@ def check_number_of_prototypes(n_prototypes: NPrototypes) -> None:
 def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list[int | None]:
     """Returns the requested number of prototypes of each class [K]; None where it is chosen automatically.
 
+    Args:
+        n_prototypes: One number, ``"auto"``, or numbers by class name or label; the number of the key None is that of
+            all classes which the mapping does not name.
+        class_names: K names.
+
     Raises:
-        LookalikeError: If a mapping lacks a class or names an unknown one.
+        LookalikeError: If a mapping names an unknown class, or leaves one out and has no number for the others.
+
+    Example:
+        >>> numbers_per_class({"owl": 2, None: 5}, ["crow", "owl"])
+        [5, 2]
     """
     check_number_of_prototypes(n_prototypes)
     if isinstance(n_prototypes, str):
@@ -275,6 +284,7 @@ def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list
     numbers: list[int | None] = []
     n_prototypes = {name_key(key) if isinstance(key, str) else key: value for key, value in n_prototypes.items()}
     keys = [name_key(name) for name in class_names]
+    of_others = n_prototypes.pop(None, None)
     unknown = [key for key in n_prototypes if key not in keys and key not in range(len(class_names))]
     if unknown:
         raise LookalikeError(
@@ -283,9 +293,13 @@ def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list
     for k, name in enumerate(keys):
         if name in n_prototypes and k in n_prototypes:
             raise LookalikeError(f"n_prototypes has two numbers for class {name!r}: one by its name, one by {k}")
-        if name not in n_prototypes and k not in n_prototypes:
-            raise LookalikeError(f"n_prototypes has no number for class {name!r}; give one for each class")
-        numbers.append(int(n_prototypes[name] if name in n_prototypes else n_prototypes[k]))
+        number = n_prototypes.get(name, n_prototypes.get(k, of_others))
+        if number is None:
+            raise LookalikeError(
+                f"n_prototypes has no number for class {name!r}; give one for each class, or one for all others: "
+                "{None: 5, …} in Python, --n-prototypes 5,CLASS=NUMBER"
+            )
+        numbers.append(int(number))
     return numbers
 
 
