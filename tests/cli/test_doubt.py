@@ -39,9 +39,12 @@ def place(tmp_path_factory):
     write_images(folder / "images" / "test", 3, 10)
     run("convert", network, folder / "images", "-o", folder / "model", "--n-prototypes", 2)
     write_images(folder / "validation", 50, 1)
+    (folder / "validation" / "Thumbs.db").touch()
     result = run("calibrate", folder / "model", folder / "validation", "-o", folder / "calibrated",
                  "--network", network, "--false-alarm", 0.02, "--json")  # fmt: skip
-    facts = json.loads(result.stdout)["calibration"]
+    printed = json.loads(result.stdout)
+    assert printed["passed_over"] == {"thumbnail": {"count": 1, "examples": ["Thumbs.db"]}}
+    facts = printed["calibration"]
     assert facts["n_fitted"] + facts["n_validation"] == 150
     assert facts["notes"] == []  # files are compared one by one
     return folder
@@ -74,6 +77,7 @@ def test_calibrate_says_how_good_the_probabilities_are(calibrated, place, tmp_pa
     printed = run("calibrate", place / "model", place / "validation", "-o", tmp_path / "again",
                   "--network", network).stdout  # fmt: skip
     assert "ECE" in printed
+    assert "passed over 1 file or folder of thumbnails" in printed
     assert "50 to fit, 100 for the guarantees" in printed
     assert "original network" in printed
     few = write_images(tmp_path / "few", 4, 2)

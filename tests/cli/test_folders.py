@@ -44,7 +44,11 @@ def test_a_table_of_labels_serves_every_command(flat_folder, network_file, tmp_p
     assert card["passed_over"] == made["passed_over"]
     assert "passed over 1 file or folder of thumbnails" in run("evaluate", model, flat_folder, *labels, *options).output
     audit = ["audit", flat_folder, "--model", model, "--network", network]
-    assert "suspects" in json.loads(run(*audit, *labels, "--json").stdout)
+    audited = json.loads(run(*audit, *labels, "--json").stdout)
+    assert "suspects" in audited
+    assert audited["passed_over"] == made["passed_over"]
+    assert any("passed over 1 file or folder of thumbnails" in note for note in audited["notes"])
+    assert "passed over 1 file or folder of thumbnails" in run(*audit, *labels).output
     assert "no folder for each class" in run(*audit, code=2).stderr
     (tmp_path / "e.yaml").write_text("- drop: {prototypes: [0]}\n")
     edit = ["edit", model, tmp_path / "e.yaml", "--network", network, "--data", flat_folder]

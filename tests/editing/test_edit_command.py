@@ -64,5 +64,6 @@ def test_mistakes_are_one_line_and_nothing_is_written(converted, network_file, i
     assert "leave one of them out" in mistake(
         "edit", converted, "--data", image_folder, *network, "--open-test", "why not", "--dry-run"
     )
+    assert "the device 'tpu9' cannot be used" in mistake("edit", converted, *network, "--device", "tpu9")
     assert "give --data" in mistake("edit", converted, *network, "--open-test", "why not")
     assert (converted / "config.json").read_bytes() == before

@@ -89,14 +89,15 @@ def audit(
         audit.save(output)
     skipped = [*train.skipped.values(), *test.skipped.values()]
     if json:
-        print_json(audit.to_dict() | {"skipped": skipped})
+        of_data = {"skipped": skipped, "passed_over": bundle.passed_over.to_dict()}
+        print_json(audit.to_dict() | of_data | {"notes": [*bundle.notes, *audit.notes]})
         return
     for kind, n in audit.counts().items():
         rows = [[f"{s.name or s.part + ' ' + str(s.sample)}", s.reason] for s in audit.of_kind(kind)[:_SHOWN]]
         print_table(f"{kind}: {n:,}", ["image or prototype", "why"], rows)
     if not audit.suspects:
         print_line("Nothing stands out.")
-    print_notes(audit.notes)
+    print_notes([*bundle.notes, *audit.notes])
     report_skipped(skipped)
     if output is not None:
         print_line(f"All suspects: {output}")

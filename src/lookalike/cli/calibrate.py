@@ -106,7 +106,8 @@ def calibrate(
             {"output": str(output), "calibration": facts.to_dict()}
             | {
                 "abstention": None if promise is None else promise.to_dict(),
-                "notes": used_up,
+                "notes": [*bundle.notes, *used_up],
+                "passed_over": bundle.passed_over.to_dict(),
                 "skipped": list(validation.skipped.values()),
             }
         )
@@ -123,7 +124,7 @@ def calibrate(
     rows["unfamiliar"] = facts.not_tested or f"at most {facts.false_alarm:.4g} of familiar images, by {facts.novelty}"
     rows["abstention"] = _said_of_answers(calibrated)
     print_facts("Calibration", rows)
-    print_notes([*facts.notes, *used_up])
+    print_notes([*bundle.notes, *facts.notes, *used_up])
     report_skipped(list(validation.skipped.values()))
     out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
     show_next("predict", str(output), "IMAGES", network=network)

@@ -21,6 +21,7 @@ from lookalike.cli.options import (
     load_corrected,
     load_with_roles,
     open_model,
+    pick_device,
     split_seed_of,
 )
 
@@ -178,7 +179,7 @@ def open_for_editing(
         )
         train = Batches(bundle.train, on_error=given.on_error)
         options["test"] = lambda: Batches(with_roles(bundle, converted.training_record).test, on_error=given.on_error)
-    return open_session(model, train, network=built, **options)
+    return open_session(model, train, network=built, device=pick_device(device), **options)
 
 
 def _print_entries(session: "EditSession", numbers: list[int] | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from lookalike._core import checks
@@ -29,7 +30,12 @@ _MOST_BYTES = 2**26  # of other files in the folder, which are written again wit
 
 
 def open_session(
-    folder: str | Path, train: Any = None, *, network: nn.Module | None = None, **options: Unpack[EditOptions]
+    folder: str | Path,
+    train: Any = None,
+    *,
+    network: nn.Module | None = None,
+    device: torch.device | str = "cpu",
+    **options: Unpack[EditOptions],
 ) -> EditSession:
     """Opens a saved model for editing, with all earlier edits.
 
@@ -37,13 +43,14 @@ def open_session(
         folder: A folder that ``save`` wrote.
         train: The training data; see ``EditSession``.
         network: The network, if it comes from the user's own code; see ``load``.
+        device: Where images are embedded and regions explained.
         **options: As for ``EditSession``.
 
     Raises:
         LookalikeError: If the folder is none, or is damaged.
     """
     folder = checks.path("folder", folder)
-    model = load(folder, network)
+    model = load(folder, network).to(device)
     if not has_history(folder):
         return EditSession(model, train, **options)
     digest = _digest(read_bytes(folder / EDITS_JSON))  # before the history is read: a later one is not taken for it
