@@ -223,3 +223,23 @@ def test_networks_in_double_precision_take_bytes(model, tmp_path):
     torch.testing.assert_close(
         found.float(), model(torch.stack([PREPROCESSING(v) for v in values[:5]])), rtol=1e-3, atol=1e-3
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_precision_that_runtimes_do_not_take_is_refused(dtype, tmp_path):
+    x, labels = images()
+    model = convert(network().to(dtype), (x, labels), 2, progress=False)
+    name = str(dtype).removeprefix("torch.")
+    with pytest.raises(LookalikeError, match=rf"computes in {name}, which ONNX runtimes do not take: .*kind='pt2'"):
+        export_model(model, tmp_path / "a.onnx")
+    assert not (tmp_path / "a.onnx").exists()
+    assert export_model(model, tmp_path / "a.pt2").exists()
+
+
+def test_a_perceptron_in_double_precision_runs(tmp_path):
+    torch.manual_seed(0)
+    mlp = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double().eval()
+    x, labels = torch.randn(30, 5).double(), torch.arange(30) % 3
+    model = convert(mlp, (x, labels), 2, progress=False)
+    found = answers(export_model(model, tmp_path / "a.onnx"), x.numpy())
+    np.testing.assert_allclose(found["scores"], model(x).detach(), rtol=1e-6)

@@ -25,6 +25,7 @@ from lookalike._core.untouched import keeps_random_states, with_log_level
 from lookalike.data import Preprocessing
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder
+from lookalike.encoder.head import CONVOLUTIONS
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.export.plain import PlainModel
 from lookalike.export.plain_parts import PlainParts
@@ -128,6 +129,8 @@ def export_model(
     check_target(target, overwrite=overwrite)
     images = "inside" if images and is_single_file(target) else images
     plain = plain_of(model, n_nearest)
+    if kind == "onnx":
+        _check_precision(model)
     plain.order.by_topk = kind == "onnx"
     module, sample = _with_sample(plain, model, pixels)
     program = _program_of(module, sample)
@@ -209,6 +212,22 @@ def _with_sample(plain: Plain, model: PrototypeModel, pixels: bool) -> tuple[nn.
     channels, height, width = described["shape"]
     module = _PixelProgram(plain, model.preprocessing, getattr(torch, described["dtype"])).to(device)
     return module, torch.zeros(2, height, width, channels, dtype=torch.uint8, device=device)
+
+
+def _check_precision(model: PrototypeModel) -> None:
+    """Checks that a network computes in numbers that ONNX runtimes take: they have no convolution of others.
+
+    Raises:
+        LookalikeError: If it computes in bfloat16, or has convolutions in double precision.
+    """
+    dtypes = {parameter.dtype for parameter in model.encoder.parameters()}
+    has_convolutions = any(isinstance(module, CONVOLUTIONS) for module in model.encoder.modules())
+    for dtype in dtypes & ({torch.bfloat16, torch.float64} if has_convolutions else {torch.bfloat16}):
+        name = str(dtype).removeprefix("torch.")
+        raise LookalikeError(
+            f"the network computes in {name}, which ONNX runtimes do not take: convert it in single precision "
+            "(network.float()), or export kind='pt2'"
+        )
 
 
 def _program_of(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
