@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from lookalike import LookalikeError, convert, load, load_classifier
 from lookalike._core.provenance import fingerprint_json
+from lookalike.cli import app
 from lookalike.data import ImageArray, Preprocessing
 from lookalike.networks import small_cnn
 from tests.fake_hub import fake_hub
@@ -150,3 +153,26 @@ def test_hostile_and_wrong_repositories_are_refused_before_their_files_are_fetch
     assert "was altered: its fingerprint differs" in ask(folder="hub:bad/flipped", x=file)
     assert ask(folder="hub:bad/absent", x=file).startswith("refused: the Hub refuses 'bad/absent': ")
     assert "'owner/name', not 'ants'" in ask(folder="hub:ants", x=file)
+
+
+def test_commands_take_an_address_or_say_what_to_do(hub, ask, saved, tmp_path):
+    model, folder, _, _ = saved
+    ask(folder=folder, repo="someone/commanded", options={})
+    for name in model.class_names:
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for i in range(6):
+            values = np.random.default_rng(i).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(values).save(tmp_path / "data" / name / f"{i}.png")
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(app, [str(argument) for argument in arguments])
+        assert result.exit_code == code, result.output + repr(result.exception)
+        return result
+
+    predicted = json.loads(run("predict", "hub:someone/commanded", tmp_path / "data" / "ant", "--json").stdout)
+    assert len(predicted["predictions"]) == 6
+    run("convert", "hub:someone/commanded", tmp_path / "data", "-o", tmp_path / "again", "--n-prototypes", 1)
+    assert len(load(tmp_path / "again").prototypes) == 2
+    for command in (["edit"], ["studio", tmp_path / "data"]):
+        command.insert(1, "hub:someone/commanded")
+        assert ".save('FOLDER')" in run(*command, code=2).stderr

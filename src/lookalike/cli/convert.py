@@ -239,6 +239,7 @@ def convert(
     from lookalike.data import Batches, settle_value_range
     from lookalike.data.bundle import is_dataset
     from lookalike.encoder.preprocessing import input_channels
+    from lookalike.model.hub import is_address
     from lookalike.model.similarity import make_similarity
     from lookalike.saved import check_no_edits, read_spec_of_own_network
 
@@ -297,7 +298,8 @@ def convert(
         print_json(report_of(converted, bundle, comparison, skipped, output))
     else:
         show_conversion(converted, bundle, comparison, skipped, output)
-        own_network = network if Path(model).is_dir() else model if read_spec_of_own_network(output) else None
+        is_saved = Path(model).is_dir() or is_address(model)
+        own_network = network if is_saved else model if read_spec_of_own_network(output) else None
         skip = "skip" if on_error == "skip" else None
         _show_next_step(
             converted,
@@ -359,9 +361,10 @@ def _load_source(
     """
     from lookalike._core.errors import LookalikeError
     from lookalike.encoder import is_saved_classifier, load_classifier
+    from lookalike.model.hub import is_address
 
     weights, key, by_order = checkpoint
-    if Path(model).is_dir() and not is_saved_classifier(model):
+    if is_address(model) or (Path(model).is_dir() and not is_saved_classifier(model)):
         given = {
             "--weights": weights, "--weights-key": key, "--weights-by-order": by_order, "--model-arg": arguments,
             "--head": head,

@@ -160,7 +160,13 @@ def open_for_editing(
     from lookalike._core.errors import LookalikeError
     from lookalike.data import Batches, with_roles
     from lookalike.editing import open_session
+    from lookalike.model.hub import is_address
 
+    if is_address(model):
+        raise LookalikeError(
+            f"{str(model)!r} is not on this machine, and edits are saved beside the model: keep a copy first, in "
+            f"Python: lookalike.load({str(model)!r}).save('FOLDER')"
+        )
     for option, value in (("--labels", given.labels), ("--corrections", given.corrections)):
         if value is not None and given.data is None:
             raise LookalikeError(f"{option} is about the training images: give them, too (--data DATA)")

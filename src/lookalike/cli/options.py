@@ -288,7 +288,11 @@ def open_model(folder: Path, network: str | None, device: Any) -> "tuple[Prototy
     """
     from lookalike._core.errors import LookalikeError
     from lookalike.model import load
+    from lookalike.model.hub import downloaded, is_address
 
+    if is_address(folder):
+        with downloaded(str(folder)) as temporary:
+            return open_model(temporary, network, device)
     network_module = None if network is None else build_network(network, folder)
     try:
         model = load(folder, model=network_module)

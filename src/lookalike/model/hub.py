@@ -119,6 +119,11 @@ def _add_metadata(folder: Path, repo: str, provenance: Mapping[str, Any], licenc
     write_whole(folder / CARD, f"---\n{data.to_yaml()}\n---\n\n{card}")
 
 
+def is_address(folder: str | Path) -> bool:
+    """Returns whether a model's folder is an address on the Hub, ``"hub:owner/name"``."""
+    return str(folder).startswith(PREFIX)
+
+
 @contextmanager
 def downloaded(address: str) -> Iterator[Path]:
     """Yields a folder with a model's files from the Hub, as long as the block runs.

@@ -26,7 +26,7 @@ from lookalike.model.annotations import Annotations
 from lookalike.model.classifier import TransparentClassifier
 from lookalike.model.doubting import Doubting
 from lookalike.model.folder import GALLERY, ModelParts, read_model, write_model
-from lookalike.model.hub import PREFIX, downloaded
+from lookalike.model.hub import downloaded, is_address
 from lookalike.model.images import Origin, pixels_of
 from lookalike.model.onward import Onward
 from lookalike.model.prototypes import Prototypes
@@ -451,7 +451,7 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     """
     checks.path("folder", folder)
     checks.optional(checks.model, "model", model)
-    if str(folder).startswith(PREFIX):
+    if is_address(folder):
         with downloaded(str(folder)) as temporary:
             return load(temporary, model)
     model_parts = read_model(folder, model)
