@@ -351,3 +351,20 @@ def test_options_that_a_saved_model_has_no_use_for_are_refused(converted, networ
     edit = ("edit", converted, "--network", f"{network_file}:make")
     for option in ("--labels", "--corrections"):
         assert f"{option} is about the training images" in mistake(*edit, option, "none.csv")
+
+
+def test_maps_on_prototypes_are_made_once_for_all_batches(network_file, image_folder, converted, tmp_path, monkeypatch):
+    from lookalike import explanation
+
+    mapped = []
+
+    def count(model, unseen, *options):
+        mapped.extend(unseen.tolist())
+        return original(model, unseen, *options)
+
+    original = explanation.maps_on_prototypes
+    monkeypatch.setattr(explanation, "maps_on_prototypes", count)
+    run("explain", converted, image_folder / "test", "-o", tmp_path / "p", "--network", f"{network_file}:make",
+        "--batch-size", 1)  # fmt: skip
+    assert mapped
+    assert len(mapped) == len(set(mapped))

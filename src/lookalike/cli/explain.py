@@ -78,12 +78,16 @@ def explain(
     from lookalike._core.profiling import profiled
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
-    from lookalike.explanation import explain as explain_inputs
+    from lookalike.data.raw import InputBatch
+    from lookalike.explanation import Explainer
 
     check_replaceable(output, marker="explanations.json", overwrite=overwrite)
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
     preprocessing = replace(preprocessing, large_images=large_images)
+    explainer = Explainer(
+        converted, n_nearest=nearest, relevance=not no_maps, parts=parts, composite=composite, rule=rule
+    )
     skipped: list[str] = []
     remarks: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
@@ -95,17 +99,7 @@ def explain(
     ):
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
             labels = _labels(names, converted.class_names) if labels_from_folders else None
-            for explanation in explain_inputs(
-                converted,
-                inputs,
-                n_nearest=nearest,
-                names=names,
-                labels=labels,
-                relevance=not no_maps,
-                parts=parts,
-                composite=composite,
-                rule=rule,
-            ):
+            for explanation in explainer.explain(InputBatch(inputs, [*names], labels), len(rows)):
                 picture = f"{len(rows):04d}-{file_name(Path(str(explanation.name)).stem)}.png"
                 _draw(explanation, folder / picture, with_maps=not no_maps)
                 rows.append(explanation.to_dict() | {"picture": picture})
