@@ -23,7 +23,7 @@ from lookalike.experiments import (
 )
 from lookalike.experiments.large import draw_large_k_means
 from lookalike.experiments.side_by_side import before_and_after, rows_of
-from lookalike.experiments.tables import Column, Row, as_csv, cell, gather, markdown
+from lookalike.experiments.tables import Column, Row, as_csv, figures_as_text, gather, markdown
 from lookalike.experiments.variants import draw_similarities
 from lookalike.experiments.workbench import title_of
 
@@ -109,15 +109,19 @@ def test_a_cell_says_when_and_on_what_it_was_made(tmp_path):
     assert {"date", "machine", "versions"} == first.provenance["a"]["made"].keys()
 
 
+def cell(column, row):
+    return figures_as_text([column], [row])[0][0]
+
+
 COLUMNS = (Column("accuracy", "accuracy %", 100, 1), Column("seconds", "s", 1, 2))
 ROWS = [Row(("digits", "KMEx"), {"accuracy": [0.9, 0.92, 0.97], "seconds": [2.5]}), Row(("digits", "FLINT"), {})]
 
 
 def test_tables():
     assert cell(COLUMNS[0], ROWS[0]) == "93.0 ± 3.6"
-    assert cell(COLUMNS[1], ROWS[0]) == "2.50"
+    assert figures_as_text(COLUMNS, ROWS) == [["93.0 ± 3.6", "2.50 (1 seed)"], ["–", "–"]]
     assert cell(COLUMNS[1], ROWS[1]) == "–"
-    assert markdown(["data", "model"], COLUMNS, ROWS).splitlines()[2] == "| digits | KMEx | 93.0 ± 3.6 | 2.50 |"
+    assert markdown(["data", "model"], COLUMNS, ROWS).splitlines()[2] == "| digits | KMEx | 93.0 ± 3.6 | 2.50 (1 seed) |"
     lines = as_csv(["data", "model"], COLUMNS, ROWS).splitlines()
     assert lines[0] == "data,model,accuracy,accuracy_sd,accuracy_n,seconds,seconds_sd,seconds_n"
     assert lines[1].startswith("digits,KMEx,0.93,0.036055")

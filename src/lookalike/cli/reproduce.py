@@ -131,7 +131,7 @@ def _list_experiments(json: bool) -> None:
 def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", folder: Path, show: bool) -> list[Path]:
     """Runs one experiment and writes its findings. Without findings, earlier files stay as they are."""
     from lookalike.experiments import EXPERIMENTS, draw_findings, write_findings
-    from lookalike.experiments.tables import cell
+    from lookalike.experiments.tables import figures_as_text
     from lookalike.experiments.workbench import data_name
 
     experiment = EXPERIMENTS[name]
@@ -146,7 +146,10 @@ def _run(name: str, plan: "Plan", bench: "Workbench", cells: "Cells", folder: Pa
         print_table(
             experiment.title,
             [*findings.heads, *(column.title for column in findings.columns)],
-            [[*row.names, *(cell(column, row) for column in findings.columns)] for row in findings.rows],
+            [
+                [*row.names, *figures]
+                for row, figures in zip(findings.rows, figures_as_text(findings.columns, findings.rows), strict=True)
+            ],
         )
         out.print(f"Written: {', '.join(map(str, files))}", style="dim", markup=False)
     return files

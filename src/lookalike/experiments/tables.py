@@ -9,6 +9,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from lookalike._core.names import spreadsheet_cell, visible
+from lookalike._core.wording import counted
 
 
 @dataclass(frozen=True)
@@ -83,19 +84,32 @@ def markdown(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row
     ]
     names = [[visible(name).replace("|", r"\|") for name in row.names] for row in rows]
     lines += [
-        "| " + " | ".join([*first, *(cell(column, row) for column in columns)]) + " |"
-        for first, row in zip(names, rows, strict=True)
+        "| " + " | ".join([*first, *figures]) + " |"
+        for first, figures in zip(names, figures_as_text(columns, rows), strict=True)
     ]
     return "\n".join(lines)
 
 
-def cell(column: Column, row: Row) -> str:
+def figures_as_text(columns: Sequence[Column], rows: Sequence[Row]) -> list[list[str]]:
+    """Returns the figures of each row. One of fewer seeds than others of the table says of how many.
+
+    Example:
+        >>> figures_as_text([Column("a", "a", digits=1)], [Row(("x",), {"a": [1, 2]}), Row(("y",), {"a": [3]})])
+        [['1.5 ± 0.7'], ['3.0 (1 seed)']]
+    """
+    most = max((len(values) for row in rows for values in row.values.values()), default=0)
+    return [[_as_text(column, row, most) for column in columns] for row in rows]
+
+
+def _as_text(column: Column, row: Row, n_seeds: int) -> str:
     """Returns a figure as text; "–" if there is none."""
     values = [value * column.scale for value in row.values.get(column.name, ())]
     if not values:
         return "–"
     text = f"{over_seeds(column, values):z.{column.digits}f}"
-    return text if len(values) < 2 or column.least else f"{text} ± {stdev(values):.{column.digits}f}"
+    if len(values) > 1 and not column.least:
+        text += f" ± {stdev(values):.{column.digits}f}"
+    return f"{text} ({counted(len(values), 'seed')})" if len(values) < n_seeds else text
 
 
 def as_csv(heads: Sequence[str], columns: Sequence[Column], rows: Sequence[Row]) -> str:
