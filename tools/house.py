@@ -29,6 +29,12 @@ def functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]
             yield node
 
 
+def n_lines_of_body(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Counts the lines of a function's statements: its signature and docstring, which are read for their own, aside."""
+    statements = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    return (function.end_lineno or 0) - statements[0].lineno + 1 if statements else 0
+
+
 def n_parameters(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     """Counts parameters, self and cls aside."""
     arguments = function.args
@@ -116,7 +122,7 @@ def main() -> None:
     lengths = {file: len(text.splitlines()) for file, text in texts.items()}
     every = [(file, function) for file, tree in trees.items() for function in functions(tree)]
     command = {file for file in texts if file.startswith("cli/")}
-    longest = max(every, key=lambda one: (one[1].end_lineno or 0) - one[1].lineno)
+    longest = max(every, key=lambda one: n_lines_of_body(one[1]))
     library = [(file, function) for file, function in every if file not in command]
     widest = max(library, key=lambda one: n_parameters(one[1]))
     names = [name.id for tree in trees.values() for name in assigned(tree)]
@@ -128,11 +134,11 @@ def main() -> None:
         ("median file, lines", statistics.median(lengths.values())),
         ("longest file", "{} ({})".format(*max(lengths.items(), key=lambda item: item[1]))),
         ("files over 300 lines", sum(length > 300 for length in lengths.values())),
+        ("longest function, statements", f"{longest[1].name} in {longest[0]}: {n_lines_of_body(longest[1])}"),
         (
-            "longest function",
-            f"{longest[1].name} in {longest[0]}: {(longest[1].end_lineno or 0) - longest[1].lineno + 1}",
+            "longer than 60 lines, docstring and signature too",
+            sum((fn.end_lineno or 0) - fn.lineno >= 60 for _, fn in library),
         ),
-        ("functions over 60 lines, commands aside", sum((fn.end_lineno or 0) - fn.lineno >= 60 for _, fn in library)),
         ("most parameters, commands aside", f"{widest[1].name} in {widest[0]}: {n_parameters(widest[1])}"),
         (f"public functions of more than {MOST_PARAMETERS} parameters", len(wide_functions(source))),
         ("vague names, % of assignments", f"{100 * sum(name in VAGUE for name in names) / len(names):.1f}"),
@@ -144,7 +150,7 @@ def main() -> None:
     if source == SOURCE:
         rows += [(f"files that {name} visits", count) for name, count in walks().items()]
     for what, value in rows:
-        print(f"{what:45} {value}")
+        print(f"{what:50} {value}")
 
 
 if __name__ == "__main__":

@@ -121,7 +121,9 @@ def test_tables():
     assert cell(COLUMNS[0], ROWS[0]) == "93.0 ± 3.6"
     assert figures_as_text(COLUMNS, ROWS) == [["93.0 ± 3.6", "2.50 (1 seed)"], ["–", "–"]]
     assert cell(COLUMNS[1], ROWS[1]) == "–"
-    assert markdown(["data", "model"], COLUMNS, ROWS).splitlines()[2] == "| digits | KMEx | 93.0 ± 3.6 | 2.50 (1 seed) |"
+    assert (
+        markdown(["data", "model"], COLUMNS, ROWS).splitlines()[2] == "| digits | KMEx | 93.0 ± 3.6 | 2.50 (1 seed) |"
+    )
     lines = as_csv(["data", "model"], COLUMNS, ROWS).splitlines()
     assert lines[0] == "data,model,accuracy,accuracy_sd,accuracy_n,seconds,seconds_sd,seconds_n"
     assert lines[1].startswith("digits,KMEx,0.93,0.036055")

@@ -229,34 +229,20 @@ def convert(
 ) -> None:
     """Convert a trained classifier into one that explains itself by prototypes."""
     import_torch()
-    from lookalike._core import checks
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.profiling import profiled
-    from lookalike.conversion.clustering import CLUSTERERS
-    from lookalike.conversion.convert import AUTO
     from lookalike.conversion.convert import convert as convert_model
-    from lookalike.conversion.out_of_core import bytes_of
     from lookalike.data import Batches, settle_value_range
     from lookalike.data.bundle import is_dataset
     from lookalike.encoder.preprocessing import input_channels
-    from lookalike.model.hub import is_address
-    from lookalike.model.similarity import make_similarity
-    from lookalike.saved import check_no_edits, read_spec_of_own_network
+    from lookalike.saved import check_no_edits
 
     check_replaceable(output, overwrite=overwrite)
     check_no_edits(output, discard=discard_edits)
     numbers = _read_n_prototypes(n_prototypes)
-    # mistakes in these options are refused before the network is loaded
-    checks.one_of("--level", level, ("image", "patch", "head"))
-    if similarity != AUTO:
-        make_similarity(similarity)
-    bytes_of(memory_limit)
+    _check_early(level, similarity, memory_limit, clusterer)
     parsed_temperature = _read_temperature(temperature)
-    reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
-    reading |= {"as_stored": True} if as_stored else {}
-    reading |= {"scaled_decoding": True} if scaled_decoding else {}
-    reading |= {"transparency": transparency} if transparency is not None else {}
-    _ = CLUSTERERS[clusterer]
+    reading = _reading(value_range, as_stored, scaled_decoding, transparency)
     arguments = read_pairs("--model-arg", model_arg)
     devices = device.split(",")
     checkpoint = (weights, weights_key, weights_by_order)
@@ -298,15 +284,48 @@ def convert(
         print_json(report_of(converted, bundle, comparison, skipped, output))
     else:
         show_conversion(converted, bundle, comparison, skipped, output)
-        is_saved = Path(model).is_dir() or is_address(model)
-        own_network = network if is_saved else model if read_spec_of_own_network(output) else None
-        skip = "skip" if on_error == "skip" else None
-        _show_next_step(
-            converted,
-            output,
-            data if len(bundle.test) else None,
-            {"--network": own_network, "--labels": labels, "--on-error": skip},
-        )
+        needed = {"--network": _own_network(model, network, output), "--labels": labels}
+        needed["--on-error"] = "skip" if on_error == "skip" else None
+        _show_next_step(converted, output, data if len(bundle.test) else None, needed)
+
+
+def _check_early(level: str, similarity: str, memory_limit: str | None, clusterer: str) -> None:
+    """Refuses mistakes in options before the network is loaded.
+
+    Raises:
+        LookalikeError: If one has a value that it does not take.
+    """
+    from lookalike._core import checks
+    from lookalike.conversion.clustering import CLUSTERERS
+    from lookalike.conversion.convert import AUTO
+    from lookalike.conversion.out_of_core import bytes_of
+    from lookalike.model.similarity import make_similarity
+
+    checks.one_of("--level", level, ("image", "patch", "head"))
+    if similarity != AUTO:
+        make_similarity(similarity)
+    bytes_of(memory_limit)
+    _ = CLUSTERERS[clusterer]
+
+
+def _reading(
+    value_range: str | None, as_stored: bool, scaled_decoding: bool, transparency: str | None
+) -> dict[str, Any]:
+    """Returns the options that are given of how images are read, as fields of a ``Preprocessing``."""
+    reading: dict[str, Any] = {"value_range": read_range(value_range)} if value_range is not None else {}
+    reading |= {"as_stored": True} if as_stored else {}
+    reading |= {"scaled_decoding": True} if scaled_decoding else {}
+    return reading | ({"transparency": transparency} if transparency is not None else {})
+
+
+def _own_network(model: str, network: str | None, output: Path) -> str | None:
+    """Returns what builds a network of the user's own, which later commands need; None for any other."""
+    from lookalike.model.hub import is_address
+    from lookalike.saved import read_spec_of_own_network
+
+    if Path(model).is_dir() or is_address(model):
+        return network
+    return model if read_spec_of_own_network(output) else None
 
 
 def _show_next_step(model: "PrototypeModel", output: Path, data: str | None, options: dict[str, str | None]) -> None:

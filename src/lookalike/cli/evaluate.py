@@ -4,9 +4,10 @@ import re
 import shlex
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -91,6 +92,15 @@ WeightsKey = Annotated[
     typer.Option("--black-box-weights-key", metavar="NAME", help="Which weights to take, if several sets fit."),
 ]
 
+WeightsByOrder = Annotated[
+    bool,
+    typer.Option(
+        "--black-box-weights-by-order",
+        metavar="",
+        help="Match the weights with the network by order instead of name: same architecture, other names.",
+    ),
+]
+
 
 @guarded
 def evaluate(
@@ -118,6 +128,7 @@ def evaluate(
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
     black_box_weights_key: WeightsKey = None,
+    black_box_weights_by_order: WeightsByOrder = False,
     class_order: ClassOrderOption = None,
     resume: Resume = None,
     network: Network = None,
@@ -142,16 +153,11 @@ def evaluate(
     from lookalike.metrics import evaluate as measure
     from lookalike.metrics.budget import Budget
 
+    original = _Original(black_box, black_box_weights, black_box_weights_key, black_box_weights_by_order)
     converted, bundle, box = _open(
-        model,
-        data,
-        labels=labels,
-        network=network,
-        black_box=(black_box, black_box_weights, black_box_weights_key),
-        device=device,
-        split_seed=split_seed,
+        model, data, original, labels=labels, network=network, device=device, split_seed=split_seed,
         large_images=large_images,
-    )
+    )  # fmt: skip
     card = measure(
         converted,
         bundle,
@@ -181,18 +187,10 @@ def evaluate(
         _print_verdict(card)
         print_notes(card.notes, as_error=True)
         if model.is_dir():
-            given = {
-                "--labels": labels,
-                "--split-seed": split_seed,
-                "--class-order": class_order,
-                "--black-box": black_box,
-                "--black-box-weights": black_box_weights,
-                "--black-box-weights-key": black_box_weights_key,
-                "--scorecard": output,
-            }
+            given: dict[str, object] = {"--labels": labels, "--split-seed": split_seed, "--class-order": class_order}
+            given |= original.as_given() | {"--scorecard": output, "--on-error": "skip" if on_error == "skip" else None}
             needed = [word for name, value in given.items() if value is not None for word in (name, str(value))]
-            needed += ["--on-error", "skip"] if on_error == "skip" else []
-            needed += ["--large-images"] if large_images else []
+            needed += [*original.flags(), *(["--large-images"] if large_images else [])]
             show_next("report", str(model), data, *needed, "-o", free_name("report.html"), network=network)
     missed = _missed_thresholds(card, min_agreement, max_ghosting)
     for message in missed:
@@ -233,6 +231,7 @@ def report(
     black_box: BlackBox = None,
     black_box_weights: Weights = None,
     black_box_weights_key: WeightsKey = None,
+    black_box_weights_by_order: WeightsByOrder = False,
     class_order: ClassOrderOption = None,
     network: Network = None,
     labels: Labels = None,
@@ -247,18 +246,15 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML file about a saved model: verdict, prototypes, test images, figures. It works offline."""
-    from lookalike._core.errors import LookalikeError
     from lookalike._core.files import check_writable
 
     started, seconds = time.monotonic(), _seconds(budget)
     check_writable(output, overwrite)
-    asks_for_figures = {
-        "--only": only, "--resume": resume, "--measures": measures, "--sanity": sanity,
-        "--images": images != _IMAGES_OF_REPORT, "--runs": runs != 1,
-    }  # fmt: skip
-    unused = [name for name, is_asked in asks_for_figures.items() if is_asked]
-    if scorecard is not None and unused:
-        raise LookalikeError(f"with --scorecard nothing is measured: leave out {' and '.join(unused)}")
+    if scorecard is not None:
+        _refuse_to_measure(
+            {"--only": only, "--resume": resume, "--measures": measures, "--sanity": sanity}
+            | {"--images": images != _IMAGES_OF_REPORT, "--runs": runs != 1}
+        )
     import_torch()
     from lookalike.metrics import Scorecard
     from lookalike.metrics.budget import Budget
@@ -267,15 +263,9 @@ def report(
 
     card = None if scorecard is None else Scorecard.read(scorecard)
     converted, bundle, box = _open(
-        model,
-        data,
-        labels=labels,
-        network=network,
-        black_box=(black_box, black_box_weights, black_box_weights_key),
-        device=device,
-        split_seed=split_seed,
-        large_images=large_images,
-    )
+        model, data, _Original(black_box, black_box_weights, black_box_weights_key, black_box_weights_by_order),
+        labels=labels, network=network, device=device, split_seed=split_seed, large_images=large_images,
+    )  # fmt: skip
     card = write_report(
         converted,
         bundle,
@@ -306,16 +296,16 @@ def report(
         on_error=on_error,
         overwrite=overwrite,
     )
+    n_bytes = output.stat().st_size
     if json:
-        print_json(
-            {"output": str(output), "bytes": output.stat().st_size, "scorecard": card.to_dict()}
-            | {"passed_over": bundle.passed_over.to_dict()}
-        )
+        found = {"output": str(output), "bytes": n_bytes, "scorecard": card.to_dict()}
+        print_json(found | {"passed_over": bundle.passed_over.to_dict()})
         return
     _print_verdict(card)
     print_notes(card.notes, as_error=True)
-    size = output.stat().st_size / 1e6
-    out.print(f"\nThe report is in {output} ({size:.1f} MB); open it in a browser.", style="bold", markup=False)
+    out.print(
+        f"\nThe report is in {output} ({n_bytes / 1e6:.1f} MB); open it in a browser.", style="bold", markup=False
+    )
 
 
 def _print_verdict(card: "Scorecard") -> None:
@@ -328,34 +318,82 @@ def _print_verdict(card: "Scorecard") -> None:
         out.print(f"• {finding.text}", style=colours[finding.level], markup=False, soft_wrap=True)
 
 
+def _refuse_to_measure(asked: Mapping[str, object]) -> None:
+    """Refuses options that ask for figures where a scorecard has them already.
+
+    Raises:
+        LookalikeError: If one of them is given.
+    """
+    from lookalike._core.errors import LookalikeError
+
+    unused = [name for name, is_asked in asked.items() if is_asked]
+    if unused:
+        raise LookalikeError(f"with --scorecard nothing is measured: leave out {' and '.join(unused)}")
+
+
+class _Original(NamedTuple):
+    """The options that name the black box to compare with.
+
+    Attributes:
+        spec: Spec of its network; None takes the classifier that was converted.
+        weights: File of its weights.
+        key: Entry of the file that holds them.
+        by_order: Match them with the network by order instead of name.
+    """
+
+    spec: str | None
+    weights: Path | None
+    key: str | None
+    by_order: bool
+
+    def as_given(self) -> dict[str, object]:
+        """Returns the options with a value."""
+        return {
+            "--black-box": self.spec, "--black-box-weights": self.weights, "--black-box-weights-key": self.key
+        }  # fmt: skip
+
+    def flags(self) -> list[str]:
+        """Returns the options without a value that are given."""
+        return ["--black-box-weights-by-order"] if self.by_order else []
+
+    def load(self, device: Any) -> "LoadedClassifier | None":
+        """Loads it; None if no network is named.
+
+        Raises:
+            LookalikeError: If it cannot be loaded, or there are weights without a network.
+        """
+        from lookalike._core.errors import LookalikeError
+        from lookalike.encoder import load_classifier
+
+        if self.spec is None:
+            given = [name for name, value in self.as_given().items() if value is not None] + self.flags()
+            if given:
+                raise LookalikeError(f"{given[0]} needs --black-box, which names their network")
+            return None
+        try:
+            box = load_classifier(self.spec, self.weights, weights_key=self.key, by_order=self.by_order)
+        except LookalikeError as error:
+            raise LookalikeError(str(error).replace("--weights", "--black-box-weights")) from error
+        box.model.to(device)
+        return box
+
+
 def _open(
     model: Path,
     data: str,
+    original: _Original,
     *,
     labels: str | None,
     network: str | None,
-    black_box: tuple[str | None, Path | None, str | None],
     device: str,
     split_seed: int | None,
     large_images: bool,
 ) -> "tuple[PrototypeModel, DataBundle, LoadedClassifier | None]":
     """Opens a saved model, the data to test it on, and a black box to compare it with."""
-    from lookalike._core.errors import LookalikeError
     from lookalike.data import warn_of_values
-    from lookalike.encoder import load_classifier
 
     converted, preprocessing = open_model(model, network, device)
-    box: Any = None
-    spec, weights, key = black_box
-    if spec is not None:
-        try:
-            box = load_classifier(spec, weights, weights_key=key)
-        except LookalikeError as error:
-            text = str(error).replace("--weights", "--black-box-weights")
-            raise LookalikeError(text.replace("--black-box-weights-by-order", "--weights-by-order")) from error
-        box.model.to(converted.device)
-    elif weights is not None or key is not None:
-        raise LookalikeError("--black-box-weights needs --black-box, which names their network")
+    box = original.load(converted.device)
     reading = replace(preprocessing, large_images=large_images)
     bundle = load_with_roles(converted, data, reading, labels=labels, split_seed=split_seed)
     warn_of_values(bundle.test, "test")

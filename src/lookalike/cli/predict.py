@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from lookalike.data import Preprocessing
+    from lookalike.explanation import Explanation
     from lookalike.model import PrototypeModel
 
 
@@ -46,37 +47,22 @@ def predict(
     from lookalike._core.errors import LookalikeError
     from lookalike._core.progress import progress_bar
     from lookalike.data import list_images
-    from lookalike.explanation import explain
+    from lookalike.data.raw import InputBatch
+    from lookalike.explanation import Explainer
 
     if json and csv:
         raise LookalikeError("choose one of --json and --csv")
     converted, preprocessing = open_model(model, network, device)
     files, passed_over = list_images(images)
     preprocessing = replace(preprocessing, large_images=large_images)
+    explainer = Explainer(converted, n_nearest=1)
     skipped: list[str] = []
     remarks: dict[str, str] = {}
     rows: list[dict[str, Any]] = []
     with progress_bar("Predicting", len(files)) as advance:
         for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
-            for explanation in explain(converted, inputs, n_nearest=1, names=names):
-                nearest = explanation.likenesses[0]
-                rows.append(
-                    {
-                        "file": explanation.name,
-                        "prediction": explanation.class_name,
-                        "probability": explanation.probability,
-                        "prototype": nearest.prototype,
-                        "similarity": nearest.similarity,
-                        "percentile": None if math.isnan(nearest.percentile) else nearest.percentile,
-                        "calibrated": converted.is_calibrated,
-                        "unfamiliar": explanation.unfamiliar,
-                        "doubt": None if explanation.doubt is None else explanation.doubt.to_dict(),
-                        "original": None if explanation.original is None else explanation.original.to_dict(),
-                        "probabilities": dict(
-                            zip(converted.class_names, explanation.probabilities.tolist(), strict=True)
-                        ),
-                    }
-                )
+            explanations = explainer.explain(InputBatch(inputs, [*names]), len(rows))
+            rows += [_row(explanation, converted) for explanation in explanations]
             advance(len(names))
     if json:
         print_json({"predictions": rows, "skipped": skipped, "remarks": remarks, "passed_over": passed_over.to_dict()})
@@ -103,6 +89,24 @@ def predict(
     print_notes(passed_over.sentences())
     report_skipped(skipped)
     report_remarks(remarks, len(rows))
+
+
+def _row(explanation: "Explanation", model: "PrototypeModel") -> dict[str, Any]:
+    """Returns a prediction as plain values."""
+    nearest = explanation.likenesses[0]
+    return {
+        "file": explanation.name,
+        "prediction": explanation.class_name,
+        "probability": explanation.probability,
+        "prototype": nearest.prototype,
+        "similarity": nearest.similarity,
+        "percentile": None if math.isnan(nearest.percentile) else nearest.percentile,
+        "calibrated": model.is_calibrated,
+        "unfamiliar": explanation.unfamiliar,
+        "doubt": None if explanation.doubt is None else explanation.doubt.to_dict(),
+        "original": None if explanation.original is None else explanation.original.to_dict(),
+        "probabilities": dict(zip(model.class_names, explanation.probabilities.tolist(), strict=True)),
+    }
 
 
 def _said_of_probabilities(rows: list[dict[str, Any]], model: "PrototypeModel") -> str:

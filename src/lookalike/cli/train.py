@@ -28,6 +28,7 @@ from lookalike.cli.options import (
 
 if TYPE_CHECKING:
     from lookalike.baselines import Trained
+    from lookalike.data import DataBundle
 
 
 @guarded
@@ -96,10 +97,9 @@ def train(
     from lookalike._core.fresh_folder import check_replaceable
     from lookalike._core.replacing import remove_folder, try_writing
     from lookalike._core.working_folder import alone, lock_beside
-    from lookalike.baselines import METHODS
+    from lookalike.baselines import METHODS, hyperparameters
     from lookalike.baselines import train as train_baseline
-    from lookalike.baselines.hyperparameters import hyperparameters
-    from lookalike.baselines.training import is_unfinished, remove_finished
+    from lookalike.baselines.training import remove_finished
     from lookalike.data import load_training_data
     from lookalike.saved import check_no_edits
 
@@ -107,14 +107,10 @@ def train(
     title = baseline.title
     overrides = {"network": network, "epochs": epochs, "learning_rate": learning_rate}
     options = {name: value for name, value in overrides.items() if value is not None} | read_pairs("--set", option)
-    if from_scratch:
-        options["pretrained"] = False
+    options |= {"pretrained": False} if from_scratch else {}
     settings = hyperparameters(method, dataset, preset, options, defaults=baseline.defaults)
     if show:
-        if json:
-            print_json(settings.to_dict())
-        else:
-            print_facts(f"{title} on {dataset}", {name: str(value) for name, value in settings.to_dict().items()})
+        _show_settings(settings.to_dict(), f"{title} on {dataset}", json=json)
         return
     accelerator = accelerator_of(device)
     working_folder = output.resolve().with_name(f"{output.resolve().name}.training")
@@ -125,23 +121,11 @@ def train(
             remove_finished(working_folder, output)
         check_replaceable(output, overwrite=overwrite)
         check_no_edits(output)
-        bundle = load_training_data(
-            dataset,
-            settings.image_size,
-            seed=split_seed or 0,
-            labels=labels,
-            value_range=read_range(value_range),
-            as_stored=as_stored,
-            scaled_decoding=scaled_decoding,
-            large_images=large_images,
-            on_error=on_error,
-        )
+        reading: Any = {"value_range": read_range(value_range), "as_stored": as_stored, "on_error": on_error}
+        reading |= {"scaled_decoding": scaled_decoding, "large_images": large_images}
+        bundle = load_training_data(dataset, settings.image_size, seed=split_seed or 0, labels=labels, **reading)
         if not is_helper_process:
-            verb = "Going on to train" if is_unfinished(working_folder) else "Training"
-            say(
-                f"{verb} {title} ({settings.network}) with {counted(len(bundle.train), 'training image')} of "
-                f"{len(bundle.class_names)} classes."
-            )
+            _announce(f"{title} ({settings.network})", bundle, working_folder)
         try:
             trained = train_baseline(
                 method,
@@ -163,13 +147,36 @@ def train(
         trained.save(output, images=not no_images, names=not no_names, overwrite=overwrite)
         remove_folder(working_folder)
     if json:
-        passed_over = bundle.passed_over.to_dict()
-        print_json(
-            {"output": str(output), "log": trained.log, "provenance": trained.provenance}
-            | {"notes": list(bundle.notes), "passed_over": passed_over}
-        )
+        print_json(_record_of(trained, bundle, output))
     else:
         _show(trained, bundle.notes, output)
+
+
+def _announce(subject: str, bundle: "DataBundle", working_folder: Path) -> None:
+    """Says what is trained, before it takes long."""
+    from lookalike.baselines.training import is_unfinished
+
+    verb = "Going on to train" if is_unfinished(working_folder) else "Training"
+    say(f"{verb} {subject} with {counted(len(bundle.train), 'training image')} of {len(bundle.class_names)} classes.")
+
+
+def _record_of(trained: "Trained", bundle: "DataBundle", output: Path) -> dict[str, Any]:
+    """Returns the result as plain values."""
+    return {
+        "output": str(output),
+        "log": trained.log,
+        "provenance": trained.provenance,
+        "notes": list(bundle.notes),
+        "passed_over": bundle.passed_over.to_dict(),
+    }
+
+
+def _show_settings(settings: dict[str, Any], title: str, *, json: bool) -> None:
+    """Prints the hyper-parameters that a training would have."""
+    if json:
+        print_json(settings)
+    else:
+        print_facts(title, {name: str(value) for name, value in settings.items()})
 
 
 def _report_epoch(row: dict[str, Any]) -> None:
