@@ -153,7 +153,7 @@ _COLUMNS = (
     AUROC,
     DIVERSITY,
     Column("n_prototypes", "prototypes", 1, 0),
-    Column("cluster_seconds", "clustering s, least", 1, 2, least=True),
+    Column("cluster_seconds", "conversion s, least", 1, 2, least=True),
 )
 
 
