@@ -118,7 +118,9 @@ def _measure_patches(name: str, seed: int) -> Record:
     box, data = black_box(name, seed)
     of_patches = convert(box, data.train, _PER_CLASS, level="patch", n_images=1, seed=seed, progress=False)
     whole = convert(box, data.train, _PER_CLASS, seed=seed, progress=False)
-    card = evaluate(whole, data.test, black_box=box, only=("faithfulness",), seed=seed, progress=False)
+    card = evaluate(
+        whole, data.test, black_box=box, only=("faithfulness",), seed=seed, noise="mersenne", progress=False
+    )
     return {
         _BLACK_BOX: {"accuracy": card["black_box_accuracy"]},
         _WHOLE: {"accuracy": card["accuracy"]},
