@@ -38,7 +38,10 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 from tools.mutations import Mutant, by_hand, mutant_at, places_of  # noqa: E402
 
 METRICS = ("card", "metrics", "divergence", "faithfulness", "prototypes", "robustness", "class_order", "data_check")
-MEASURES = ("budget", "calibration", "controls", "ends", "measures_on_the_card", "findings", "familiarity")
+MEASURES = (
+    "budget", "calibration", "controls", "ends", "measures_on_the_card", "findings", "familiarity", "sanity",
+    "standard_measures", "localisation", "prototype_stability", "scale", "what_is_refused",
+)  # fmt: skip
 TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with at the first test that fails
     "metrics/budget.py": ["tests/metrics/test_budget.py"],
     "metrics/verdict.py": [
@@ -57,6 +60,13 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
     "conversion/clustering.py": ["tests/conversion/test_clustering.py"],
     "conversion/out_of_core.py": ["tests/conversion/test_out_of_core.py"],
     "conversion/update.py": ["tests/conversion/test_update.py"],
+    "conversion/cluster_folder.py": ["tests/conversion/test_distributed.py"],
+    "conversion/options.py": ["tests/conversion/test_given.py", "tests/conversion/test_convert.py"],
+    "conversion/patches.py": ["tests/conversion/test_patches.py"],
+    "conversion/advice.py": ["tests/conversion/test_advice.py", "tests/conversion/test_many_divisions.py"],
+    "conversion/many_divisions.py": ["tests/conversion/test_many_divisions.py"],
+    "conversion/of_head.py": ["tests/conversion/test_of_head.py"],
+    "conversion/temperature.py": ["tests/conversion/test_temperature.py"],
     "conversion/": [
         "tests/model/test_prototypes.py", "tests/conversion/test_update.py", "tests/conversion/test_out_of_core.py",
         "tests/model/test_model.py", "tests/conversion/test_convert.py",

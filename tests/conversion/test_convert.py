@@ -172,6 +172,7 @@ def test_arguments_are_checked_before_any_work(net, blobs):
         convert(net, blobs, class_names=["a", "b", "a"])
     with pytest.raises(LookalikeError, match="batch_size must be a whole number of at least 1"):
         convert(net, blobs, batch_size=0)
+    assert len(convert(net, blobs, 1, batch_size=7, num_workers=0, progress=False).prototypes) == 3
 
 
 def test_stored_embeddings_must_be_of_this_network_and_these_data(net, blobs):

@@ -57,6 +57,23 @@ def test_in_parts_it_ends_where_all_at_once_does(method):
     assert np.array_equal(centres, cluster_in_parts(len(z), read_rows, lambda _: 4, method, limit=most, seed=0))
 
 
+def test_the_sample_is_clustered_as_asked(monkeypatch):
+    z, asked = points(), []
+
+    def watched(*args, **options):
+        asked.append((args[1:], options))
+        return cluster(*args, **options)
+
+    monkeypatch.setattr("lookalike.conversion.out_of_core.cluster", watched)
+    options = {"limit": 4 * 4 * 8 * 500, "n_init": 3}
+    found = cluster_in_parts(len(z), lambda rows: z[rows], lambda _: 4, "minibatch", seed=5, **options)
+    assert asked == [((4, "minibatch"), {"n_init": 3, "seed": 5})]
+    default = cluster_in_parts(len(z), lambda rows: z[rows], lambda _: 4, "kmedoids", **options)
+    first = cluster_in_parts(len(z), lambda rows: z[rows], lambda _: 4, "kmedoids", seed=0, **options)
+    assert np.array_equal(default, first)
+    assert len(found) == 4
+
+
 def test_other_methods_keep_what_a_sample_tells():
     z = points()
     centres = cluster_in_parts(len(z), lambda rows: z[rows], lambda _: 4, "kmedoids", limit=4 * 4 * 8 * 200)

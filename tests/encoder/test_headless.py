@@ -230,6 +230,13 @@ def test_the_scorecard_compares_with_plain_classifiers_in_place_of_a_black_box()
     assert card["accuracy_nearest_mean"] == pytest.approx(float((nearest_mean == y[60:].numpy()).mean()))
     assert any("on the same embedding" in sentence for sentence in card.verdict())
     assert "original" not in " ".join(card.verdict())
+    shown = {title: value for title, value, _ in card.rows()}
+    for title in (
+        "logistic regression on the embedding",
+        "1-NN on the embedding",
+        "the nearest class mean in the embedding",
+    ):
+        assert shown[f"accuracy of {title}"].endswith("%")
     classifier = nn.Sequential(nn.Flatten(), nn.Linear(12, 3))
     with_box = convert(classifier, (x[:60], y[:60]), n_prototypes=2, progress=False)
     with pytest.raises(LookalikeError, match="'same_embedding' cannot be measured: the model has a black box"):

@@ -8,8 +8,10 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from lookalike import convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
+from lookalike.data import Batches
 from lookalike.encoder import Encoder
 from lookalike.metrics import (
+    BlackBox,
     CalibrationBins,
     ExpectedCalibrationError,
     compare,
@@ -17,6 +19,7 @@ from lookalike.metrics import (
     expected_calibration_error,
     reference_diversity,
 )
+from lookalike.metrics.calibration import black_box_confidences
 
 
 @pytest.mark.parametrize("n_bins", [1, 10, 15])
@@ -128,6 +131,24 @@ def test_the_error_is_of_the_predicted_class_where_another_is_more_probable(net,
     confidences = probabilities.gather(1, predicted[:, None])[:, 0]
     card = evaluate(model, (x, y), only=("calibration",), progress=False)
     assert card["calibration_error"] == pytest.approx(CalibrationBins.of(confidences, predicted == y).ece, abs=1e-6)
+
+
+def test_the_black_box_runs_over_a_few_images_where_its_head_tells_the_rest(net, blobs, monkeypatch):
+    model = convert(net, blobs, n_prototypes=2, progress=False)
+    rows, scores = [], Encoder.scores
+
+    def watched(encoder, inputs):
+        rows.append(len(inputs))
+        return scores(encoder, inputs)
+
+    monkeypatch.setattr(Encoder, "scores", watched)
+    x, _ = blobs
+    box, batches = BlackBox(model.encoder), Batches(blobs)
+    store = embed(model, blobs, progress=False)
+    rows.clear()
+    confidences = black_box_confidences(box, model, store, batches)
+    assert sum(rows) < len(x)
+    torch.testing.assert_close(confidences, box.probabilities(x).amax(1))
 
 
 def test_embeddings_of_another_network_are_refused(net, blobs):

@@ -185,6 +185,7 @@ def test_figures_that_quantus_gave():
     np.testing.assert_allclose(curves.probabilities[:, 1:].numpy(), PIXEL_FLIPPING, atol=1e-6)
     imputed = road(probabilities, x, relevance, percentages=(20, 40, 60, 80), noise=0.0)
     np.testing.assert_allclose(imputed.mean.numpy(), ROAD, atol=1e-6)
+    assert road(probabilities, x, relevance).percentages == (10, 20, 30, 40, 50, 60, 70, 80, 90)
     rng = np.random.default_rng(0)
     drawn = np.array([rng.choice(64, 10, replace=False) for _ in range(48)])
     subsets = torch.from_numpy(drawn).view(12, 4, 10).permute(1, 0, 2)
