@@ -42,6 +42,7 @@ MEASURES = (
     "budget", "calibration", "controls", "ends", "measures_on_the_card", "findings", "familiarity", "sanity",
     "standard_measures", "localisation", "prototype_stability", "scale", "what_is_refused",
 )  # fmt: skip
+OF_PASSES = ("plain_pass", "recorded_maps", "joined_relu", "references", "reading_back", "what_is_refused")
 TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with at the first test that fails
     "metrics/budget.py": ["tests/metrics/test_budget.py"],
     "metrics/verdict.py": [
@@ -55,6 +56,7 @@ TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with
         "tests/relevance/test_wiring.py", "tests/relevance/test_maps.py", "tests/relevance/test_rules.py",
         "tests/relevance/test_engine.py",
         "tests/relevance/test_zennit.py", "tests/relevance/test_dependence.py", "tests/relevance/test_prp.py",
+        *(f"tests/relevance/test_{name}.py" for name in OF_PASSES),
     ],
     "explanation.py": ["tests/test_explanation_fields.py", "tests/test_explanation.py"],
     "conversion/clustering.py": ["tests/conversion/test_clustering.py"],

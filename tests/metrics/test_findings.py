@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from lookalike import convert, evaluate
+from lookalike._core.intervals import Range
 from lookalike._core.intervals import share as interval
 from lookalike.metrics import Scorecard, Thresholds
 from lookalike.metrics.class_findings import joined
 from lookalike.metrics.findings import Finding, by_weight, on_sample, overall
+from lookalike.metrics.verdict import _control
 
 AGREES = Finding("agreement", "good", "It agrees.", headline="It mostly answers as the original does: 92% are the same")
 PIXELS = Finding("pixels", "good", "The pixels count.")
@@ -376,3 +378,11 @@ def test_the_embedding_gets_the_advice_that_the_conversion_gave():
     assert free.endswith("of their own. A learned similarity or more prototypes may help.")
     assert tried.endswith(f"of their own. When it was converted: {advice['sentence']}")
     assert "more prototypes may help" not in tried
+
+
+def test_a_control_is_named_with_its_figure_and_the_range_of_another_draw():
+    margin = Range(0.2, 0.05, 0.35)
+    assert _control("random_head", lambda _: 0.3, 0.1, margin).endswith("random head 0.30, 95% 0.15 to 0.45")
+    assert _control("random_head", lambda _: None, 0.1, margin).endswith("random head 0.30, 95% 0.15 to 0.45")
+    below = Range(0.01, -0.2, 0.25)
+    assert _control("random_head", lambda _: 0.11, 0.1, below).endswith(", 95% 0.00 to 0.35")
