@@ -82,7 +82,12 @@ def test_no_audit_of_a_model_that_it_refuses_is_advised(data, level, tmp_path):
 
 
 def test_all_commands_exist_and_take_their_options():
-    commands = Commands("a model", "some photos", "photos", network="a net.py:make", labels="l.csv", split_seed=3)
+    commands = Commands(
+        "a model", "some photos", "photos", network="a net.py:make", labels="l.csv", split_seed=3, skips_errors=True,
+        large_images=True,
+    )  # fmt: skip
+    assert "--on-error skip" in commands.audit()
+    assert "--on-error skip --split-seed 3 --large-images" in commands.report()
     for line in (
         commands.evaluate("--images", "100", "--sanity", "--rule", "gradient", "--only", "robustness"),
         commands.report("--images", "100", "--sanity"),
@@ -102,10 +107,12 @@ def test_a_page_of_the_command_line_names_its_own_model_and_data(image_folder, n
     arguments = ["convert", network, str(image_folder), "-o", str(model), "--n-prototypes", "2"]
     assert CliRunner().invoke(app, arguments).exit_code == 0
     page = tmp_path / "r.html"
-    options = ["--network", network, "--images", "2", "--maps", "2", "-o", str(page)]
+    (image_folder / "test" / "ant" / "torn.png").write_bytes(b"no image")
+    options = ["--network", network, "--images", "2", "--maps", "2", "-o", str(page), "--on-error", "skip"]
     result = CliRunner().invoke(app, ["report", str(model), str(image_folder), *options])
     assert result.exit_code == 0, result.output
     steps, commands, section = section_of(page)
+    assert any("--on-error skip" in command for command in commands)
     assert steps
     assert commands
     for line in commands:

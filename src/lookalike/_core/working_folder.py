@@ -75,6 +75,8 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
     Example:
         >>> differences({"seed": 1, "data": "a"}, {"seed": 2, "data": "a"})
         'seed (was 1, now 2)'
+        >>> differences({"outputs": {"kind": "logits", "n": 2}}, {"outputs": {"kind": "logits", "n": 3}})
+        'outputs.n (was 2, now 3)'
     """
     stored, current = (valid_json(plain_json(dict(key))) for key in (stored, current))
     names = [name for name in {**current, **stored} if stored.get(name) != current.get(name)]
@@ -82,6 +84,9 @@ def differences(stored: Mapping[str, Any], current: Mapping[str, Any]) -> str:
 
 
 def _difference(name: str, stored: Any, current: Any) -> str:
+    if isinstance(stored, dict) and isinstance(current, dict):  # only what differs of a long one would be cut off
+        entries = [entry for entry in {**current, **stored} if stored.get(entry) != current.get(entry)]
+        return " and ".join(_difference(f"{name}.{entry}", stored.get(entry), current.get(entry)) for entry in entries)
     if any(isinstance(value, str) and _FINGERPRINT.fullmatch(value) for value in (stored, current)):
         return name
     return f"{name} (was {shown(stored)}, now {shown(current)})"

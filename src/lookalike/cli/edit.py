@@ -20,6 +20,7 @@ from lookalike.cli.options import (
     build_network,
     load_corrected,
     load_with_roles,
+    naming_network_option,
     open_model,
     pick_device,
     split_seed_of,
@@ -185,7 +186,8 @@ def open_for_editing(
         )
         train = Batches(bundle.train, on_error=given.on_error)
         options["test"] = lambda: Batches(with_roles(bundle, converted.training_record).test, on_error=given.on_error)
-    return open_session(model, train, network=built, device=pick_device(device), **options)
+    with naming_network_option(network):
+        return open_session(model, train, network=built, device=pick_device(device), **options)
 
 
 def _print_entries(session: "EditSession", numbers: list[int] | None) -> None:

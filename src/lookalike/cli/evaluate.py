@@ -262,10 +262,9 @@ def report(
     from lookalike.report.commands import Commands
 
     card = None if scorecard is None else Scorecard.read(scorecard)
-    converted, bundle, box = _open(
-        model, data, _Original(black_box, black_box_weights, black_box_weights_key, black_box_weights_by_order),
-        labels=labels, network=network, device=device, split_seed=split_seed, large_images=large_images,
-    )  # fmt: skip
+    of_data: Any = {"network": network, "labels": labels, "split_seed": split_seed, "large_images": large_images}
+    original = _Original(black_box, black_box_weights, black_box_weights_key, black_box_weights_by_order)
+    converted, bundle, box = _open(model, data, original, device=device, **of_data)
     card = write_report(
         converted,
         bundle,
@@ -276,7 +275,7 @@ def report(
         title=title or model.resolve().name,
         intended_use=intended_use,
         command=shlex.join(["lookalike", *sys.argv[1:]]),
-        commands=Commands(str(model), data, network=network, labels=labels, split_seed=split_seed),
+        commands=Commands(str(model), data, **of_data, skips_errors=on_error == "skip"),
         n_browse=browse,
         n_maps=maps,
         n_nearest=nearest,

@@ -1,11 +1,14 @@
 """Options shared by several commands, and functions that read them."""
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from torch import nn
 
     from lookalike.data import DataBundle, Preprocessing
@@ -280,6 +283,19 @@ def load_corrected(
     return bundle if corrections is None else with_corrections(bundle, corrections)
 
 
+@contextmanager
+def naming_network_option(network: str | None) -> "Iterator[None]":
+    """Adds to an error about a network of the user's own which option gives it, unless it was given."""
+    from lookalike._core.errors import LookalikeError
+
+    try:
+        yield
+    except LookalikeError as error:
+        if network is None and "load(folder, model=" in str(error):
+            raise LookalikeError(f"{error}; on the command line: --network path/to/file.py:function") from error
+        raise
+
+
 def open_model(folder: Path, network: str | None, device: Any) -> "tuple[PrototypeModel, Preprocessing]":
     """Loads a saved model and its preprocessing.
 
@@ -294,12 +310,8 @@ def open_model(folder: Path, network: str | None, device: Any) -> "tuple[Prototy
         with downloaded(str(folder)) as temporary:
             return open_model(temporary, network, device)
     network_module = None if network is None else build_network(network, folder)
-    try:
+    with naming_network_option(network):
         model = load(folder, model=network_module)
-    except LookalikeError as error:
-        if network_module is None and "load(folder, model=" in str(error):
-            raise LookalikeError(f"{error}; on the command line: --network path/to/file.py:function") from error
-        raise
     if model.preprocessing is None:
         raise LookalikeError(
             f"the model in {str(folder)!r} was made from ready tensors and does not say how to prepare an image; "

@@ -206,14 +206,14 @@ def _open_finished(folder: Path, key: dict[str, Any], batches: Batches) -> Embed
         stored_key = {name: info.get(name) for name in key} | {"precision": info.get("asked_precision")}
     except (LookalikeError, KeyError, AttributeError) as error:
         raise LookalikeError(
-            f"{str(folder)!r} does not say what its embeddings were made with ({error}): remove it, or overwrite it "
-            "(overwrite=True)"
+            f"{str(folder)!r} does not say what its embeddings were made with ({error}): choose another place, or "
+            "remove it"
         ) from error
     different = key_differences(stored_key, key, info.get("precision"))
     if different:
         raise LookalikeError(
-            f"{str(folder)!r} holds embeddings made with other {different}: choose another place, remove it, or "
-            "overwrite it (overwrite=True)"
+            f"{str(folder)!r} holds embeddings made with other {different}: remove it, or choose another place "
+            "(embed also takes overwrite=True)"
         )
     try:
         store = EmbeddingStore.open(folder)
@@ -239,8 +239,8 @@ def _check_skipped(skipped: Collection[str], batches: Batches, folder: Path) -> 
     if skipped and batches.on_error == "stop":
         raise LookalikeError(
             f"{str(folder)!r} was made with on_error='skip' and leaves out {counted(len(skipped), 'image')} (the "
-            f"first: {next(iter(skipped))}): give on_error='skip' again, or start again "
-            "(overwrite=True, or another folder)"
+            f"first: {next(iter(skipped))}): give on_error='skip' again, remove it, or "
+            "choose another place (embed also takes overwrite=True)"
         )
 
 

@@ -266,7 +266,7 @@ class JournalSink:
         if different:
             raise LookalikeError(
                 f"{str(self.folder)!r} holds unfinished embeddings made with other {different}: "
-                "start again (overwrite=True), remove it, or give what they were made with"
+                "give what they were made with, remove it, or choose another place (embed also takes overwrite=True)"
             )
         n_valid = 1 + self._replay(lines[1:])
         n_lost = _n_lines(self.folder / JOURNAL) - n_valid

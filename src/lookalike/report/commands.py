@@ -15,6 +15,8 @@ class Commands:
         network: Value of ``--network`` that the model needs; None without.
         labels: Value of ``--labels`` that the data need; None without.
         split_seed: Value of ``--split-seed`` that divides the data; None takes the model's.
+        skips_errors: Whether the data hold images that cannot be read, and are passed over.
+        large_images: Whether images of any size are read.
         is_audited: Whether an audit takes the model; it compares whole images, and takes no model of patches.
     """
 
@@ -24,6 +26,8 @@ class Commands:
     network: str | None = None
     labels: str | None = None
     split_seed: int | None = None
+    skips_errors: bool = False
+    large_images: bool = False
     is_audited: bool = True
 
     def with_own_training_data(self) -> "Commands":
@@ -34,7 +38,7 @@ class Commands:
         """Returns the command that lists duplicates and probably wrong labels; None of a model that it refuses."""
         if not self.is_audited:
             return None
-        return self._line("audit", self.data, "--model", self.model, "-o", output, *self._labels())
+        return self._line("audit", self.data, "--model", self.model, "-o", output, *self._of_files())
 
     def evaluate(self, *options: str) -> str:
         """Returns the command that measures the model on the page's test images."""
@@ -46,7 +50,7 @@ class Commands:
 
     def convert(self, *options: str, output: str = "new-model") -> str:
         """Returns the command that converts the model's network again, with other options."""
-        return self._line("convert", self.model, self.training_data, *options, "-o", output, *self._labels())
+        return self._line("convert", self.model, self.training_data, *options, "-o", output, *self._of_files())
 
     def evaluate_on(self, data: str) -> str:
         """Returns the command that measures the model on other images."""
@@ -58,13 +62,15 @@ class Commands:
 
     def studio(self) -> str:
         """Returns the command that opens the model to change its prototypes."""
-        return self._line("studio", self.model, self.training_data, *self._labels())
+        return self._line("studio", self.model, self.training_data, *self._of_files())
 
     def _of_data(self) -> list[str]:
-        return [*self._labels(), *([] if self.split_seed is None else ["--split-seed", str(self.split_seed)])]
+        seed = [] if self.split_seed is None else ["--split-seed", str(self.split_seed)]
+        return [*self._of_files(), *seed, *(["--large-images"] if self.large_images else [])]
 
-    def _labels(self) -> list[str]:
-        return [] if self.labels is None else ["--labels", self.labels]
+    def _of_files(self) -> list[str]:
+        labels = [] if self.labels is None else ["--labels", self.labels]
+        return [*labels, *(["--on-error", "skip"] if self.skips_errors else [])]
 
     def _line(self, *words: str) -> str:
         needed = [] if self.network is None else ["--network", self.network]
