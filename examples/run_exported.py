@@ -17,35 +17,83 @@ from pathlib import Path
 
 import numpy as np
 import onnxruntime
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 COLOURS = ("gold", "cyan", "magenta")  # of the frames around parts
 
 
-def fitted(image: Image.Image, size: tuple[int, int], preprocessing: dict) -> Image.Image:
-    """Returns an image of the network's size: its shorter side resized and its centre cut out, or stretched."""
-    shorter = preprocessing["resize"]
-    if not isinstance(shorter, int):
-        return image.resize(size, Image.Resampling.BILINEAR)
-    scale = shorter / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BILINEAR)
-    left, top = (image.width - size[0]) // 2, (image.height - size[1]) // 2
-    return image.crop((left, top, left + size[0], top + size[1]))
+def in_eight_bits(photograph: Image.Image, preprocessing: dict) -> Image.Image:
+    """Returns an image turned upright, its greys of 16 bits scaled to 8: Pillow alone would make nearly all white."""
+    if not preprocessing.get("as_stored", False):
+        photograph = ImageOps.exif_transpose(photograph)
+    values_of_black_and_white = preprocessing.get("value_range")
+    if values_of_black_and_white is None and photograph.mode.startswith("I;16"):
+        values_of_black_and_white = (0, 65535)
+    if photograph.mode not in ("I", "F") and not photograph.mode.startswith("I;16"):
+        return photograph
+    if values_of_black_and_white is None:
+        raise ValueError("the image's greys have no scale of their own: save it with 8 or unsigned 16 bits")
+    low, high = values_of_black_and_white
+    values = (np.asarray(photograph, dtype=np.float64) - low) / (high - low) * 255
+    return Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+
+
+def resized_size(image: Image.Image, wanted: int | list, fit: str) -> tuple:
+    """Returns the height and width to which an image is resized: by its shorter side, stretched, or as it fits."""
+    if isinstance(wanted, int):
+        longer = int(wanted * max(image.size) / min(image.size))
+        return (wanted, longer) if image.height <= image.width else (longer, wanted)
+    if fit == "stretch":
+        return tuple(wanted)
+    ratio = (max if fit == "contain" else min)(image.height / wanted[0], image.width / wanted[1])
+    return max(round(image.height / ratio), 1), max(round(image.width / ratio), 1)
+
+
+def cropped(image: Image.Image, height: int, width: int, fill: list) -> Image.Image:
+    """Returns the centre of an image; a smaller one gets a border."""
+    top, left = (
+        round(margin / 2) if margin >= 0 else -(-margin // 2) for margin in (image.height - height, image.width - width)
+    )
+    bands = len(image.getbands())
+    colour = fill if len(fill) == bands else [round(sum(fill) / len(fill))] * bands
+    canvas = Image.new(image.mode, (width, height), tuple(colour) if bands > 1 else colour[0])
+    canvas.paste(image, (-left, -top))
+    return canvas
+
+
+def fitted(image: Image.Image, preprocessing: dict) -> Image.Image:
+    """Returns an image cropped and resized as the network was given its images."""
+    if preprocessing.get("convention", "torchvision") != "torchvision":
+        raise ValueError("the network's library resizes by rules of its own, which this example does not have")
+    fill = preprocessing.get("fill", [0])
+    if preprocessing.get("window"):
+        shorter = min(image.size)
+        image = cropped(image, *(max(int(share * shorter), 1) for share in preprocessing["window"]), fill)
+    if preprocessing["resize"] is not None:
+        height, width = resized_size(image, preprocessing["resize"], preprocessing.get("fit", "stretch"))
+        image = image.resize((width, height), Image.Resampling[preprocessing["interpolation"].upper()])
+    return cropped(image, *preprocessing["crop"], fill) if preprocessing["crop"] else image
 
 
 def as_input(photograph: Image.Image, session: onnxruntime.InferenceSession, described: dict) -> tuple:
-    """Returns an image as the file takes it, [1, ...], and as a picture of the network's size."""
+    """Returns an image as the file takes it, [1, ...], and as a picture of the network's size.
+
+    Raises:
+        ValueError: If this example cannot prepare the image as the network was given its images.
+    """
     expected, preprocessing = session.get_inputs()[0], described["preprocessing"]
     takes_bytes = expected.type == "tensor(uint8)"
-    sizes = [expected.shape[position] for position in ((1, 2, 3) if takes_bytes else (2, 3, 1))]
+    height, width, channels = [expected.shape[position] for position in ((1, 2, 3) if takes_bytes else (2, 3, 1))]
     if preprocessing is None or (not takes_bytes and preprocessing.get("pad") is not None):
-        raise SystemExit("the file does not say how an image becomes an input of the network: this example cannot")
-    height, width, channels = sizes
+        raise ValueError("the file does not say how an image becomes an input of the network: this example cannot")
+    photograph = in_eight_bits(photograph, preprocessing)
     ground = preprocessing.get("transparency", "dropped")
     if ground != "dropped":  # what is transparent shows white or black
         layer = photograph.convert("RGBA")
         photograph = Image.alpha_composite(Image.new("RGBA", layer.size, ground), layer)
-    image = fitted(photograph.convert("L" if channels == 1 else "RGB"), (width, height), preprocessing)
+    image = fitted(photograph.convert("L" if channels == 1 else "RGB"), preprocessing)
+    if (image.width, image.height) != (width, height):
+        raise ValueError(f"the image has {image.width} × {image.height} pixels, and the file takes {width} × {height}")
     pixels = np.asarray(image).reshape(1, height, width, channels)
     if takes_bytes:
         return pixels, image
@@ -86,10 +134,11 @@ def main(exported: Path, photograph: Path) -> None:
     text = (exported / "prototypes.json").read_text(encoding="utf-8") if exported.is_dir() else inside["lookalike"]
     described = json.loads(text)
     try:
-        opened = Image.open(photograph)
+        inputs, image = as_input(Image.open(photograph), session, described)
     except OSError as error:
         raise SystemExit(f"{photograph} cannot be read as an image: {error}") from error
-    inputs, image = as_input(opened, session, described)
+    except ValueError as error:
+        raise SystemExit(f"{photograph}: {error}") from error
     width, height = image.size
     values = session.run(None, {session.get_inputs()[0].name: inputs})
     answer = {output.name: value[0] for output, value in zip(session.get_outputs(), values, strict=True)}

@@ -75,6 +75,8 @@ def make_app(folder: Path) -> FastAPI:
             return await run_in_threadpool(answer, content)
         except (OSError, Image.DecompressionBombError) as error:
             raise HTTPException(422, f"this is no image that can be read: {error}") from error
+        except ValueError as error:
+            raise HTTPException(422, str(error)) from error
 
     if (folder / "prototypes").is_dir():
         app.mount("/prototypes", StaticFiles(directory=folder / "prototypes"))

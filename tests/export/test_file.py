@@ -187,6 +187,53 @@ def test_the_example_reads_transparent_pictures_as_the_model_does(transparency):
     assert np.array_equal(found[0], expected)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"resize": 14, "crop": (12, 12)},
+        {"resize": 12, "crop": (12, 12), "interpolation": "bicubic"},
+        {"resize": (12, 12), "crop": None, "fit": "stretch", "interpolation": "lanczos"},
+        {"resize": (12, 12), "crop": (12, 12), "fit": "contain", "fill": (255, 0, 9)},
+        {"resize": (12, 12), "crop": (12, 12), "fit": "cover"},
+        {"resize": 12, "crop": (12, 12), "window": (0.75, 0.75)},
+        {"resize": 7, "crop": (12, 12), "fill": (50,)},
+        {"value_range": (100.0, 5000.0), "resize": (12, 12)},
+        {"as_stored": True, "resize": (12, 12)},
+    ],
+)
+@pytest.mark.parametrize("kind", ["colours", "16 bits", "turned"])
+def test_the_example_reads_pictures_as_the_model_does(options, kind, tmp_path):
+    """A picture whose greys were cut off at 255, that lies on its side, or is resized otherwise has other answers."""
+    as_input = runpy.run_path(str(EXAMPLE))["as_input"]
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (20, 31, 3), dtype=np.uint8)
+    picture = Image.fromarray(values)
+    if kind == "16 bits":
+        picture = Image.fromarray(rng.integers(0, 65536, (20, 31), dtype=np.uint16))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = tmp_path / "photograph.png"
+    picture.save(file, exif=exif if kind == "turned" else b"")
+    preprocessing = replace(PREPROCESSING, **{"resize": (12, 12), **options})
+    session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(type="tensor(float)", shape=["N", 3, 12, 12])])
+    found, _ = as_input(Image.open(file), session, {"preprocessing": preprocessing.to_dict()})
+    np.testing.assert_allclose(found[0], preprocessing.read(file), atol=1e-5)
+
+
+def test_the_example_refuses_what_it_does_not_have():
+    as_input = runpy.run_path(str(EXAMPLE))["as_input"]
+    session = SimpleNamespace(get_inputs=lambda: [SimpleNamespace(type="tensor(float)", shape=["N", 3, 12, 12])])
+    picture = Image.fromarray(pixels()[0][0])
+    for preprocessing, image, message in (
+        (replace(PREPROCESSING, convention="transformers"), picture, "rules of its own"),
+        (PREPROCESSING, picture.convert("F"), "no scale of their own"),
+        (replace(PREPROCESSING, crop=None), picture.resize((9, 9)), "9 × 9 pixels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            as_input(image, session, {"preprocessing": preprocessing.to_dict()})
+
+
 def test_the_command_exports_without_pictures(model, tmp_path):
     model.save(tmp_path / "model")
     result = CliRunner().invoke(app, ["export", str(tmp_path / "model"), "-o", str(tmp_path / "out"), "--kind", "pt2"])
