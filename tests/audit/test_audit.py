@@ -242,3 +242,11 @@ def test_sources_are_compared_as_texts(marked_free):
     assert [s.reason for s in numbers.of_kind("one source")] == [s.reason for s in texts.of_kind("one source")] == []
     found = audit(model, data, sources=[None, *[7] * 59], progress=False)
     assert "1 of 60 samples has no source, and counts as one" in found.notes
+
+
+def test_labels_that_fit_well_do_not_make_probabilities_zero_and_one():
+    rng = np.random.default_rng(0)
+    z = np.concatenate([rng.normal(0, 0.5, (80, 4)), rng.normal(6, 0.5, (80, 4))]).astype(np.float32)
+    labels = np.repeat([0, 1], 80)
+    doubt = 1 - check_labels(z, labels, 2).probabilities[np.arange(160), labels].mean()
+    assert 1 / 4 < doubt * len(z) < 4  # one sample in n + 2, as by the rule of succession

@@ -235,7 +235,11 @@ def _read(embeddings: np.ndarray, rows: np.ndarray) -> Tensor:
 
 
 def _temperature(scores: Tensor, labels: np.ndarray) -> float:
-    """Returns the temperature that minimises the log loss, where a wrong label costs a bounded amount."""
+    """Returns the temperature that minimises the log loss, where a wrong label costs a bounded amount.
+
+    Targets are smoothed by one sample in n + 2, as Platt (1999) does: samples without any error would otherwise make
+    the temperature as small as it is tried, and every probability 0 or 1.
+    """
     label_column = torch.from_numpy(labels)[:, None]
     finite = scores.gather(1, label_column)[:, 0].isfinite()
     if not bool(finite.any()):
@@ -246,9 +250,15 @@ def _temperature(scores: Tensor, labels: np.ndarray) -> float:
     if unit <= 0:
         return 1.0
     candidates = [unit * float(factor) for factor in np.exp(np.linspace(-4, 3, 60))]
+    smoothing = 1 / (len(shifted) + 2)
+    is_label = torch.zeros_like(shifted, dtype=torch.bool).scatter(1, label_column[finite], value=True)
+    is_other = shifted.isfinite() & ~is_label
+    n_others = is_other.sum(1).clamp_min(1)
 
     def loss(temperature: float) -> float:
-        p = (shifted / temperature).softmax(1).gather(1, label_column[finite])[:, 0]
-        return float(-(0.99 * p + 1e-3).log().mean())
+        log_p = (shifted / temperature).log_softmax(1)
+        bounded = (0.99 * log_p.exp()[is_label] + 1e-3).log()
+        of_others = log_p.where(is_other, 0.0).sum(1) / n_others
+        return -float(((1 - smoothing) * bounded + smoothing * of_others).mean())
 
     return min(candidates, key=loss)

@@ -126,7 +126,10 @@ def calibrate(
     print_facts("Calibration", rows)
     print_notes([*bundle.notes, *facts.notes, *used_up])
     report_skipped(list(validation.skipped.values()))
-    out.print(f"The calibrated model is in {output}; use it in place of the first.", style="bold", markup=False)
+    advice = (
+        "its probabilities are no better than before, see above" if facts.is_worse else "use it in place of the first"
+    )
+    out.print(f"The calibrated model is in {output}; {advice}.", style="bold", markup=False)
     show_next("predict", str(output), "IMAGES", network=network)
 
 

@@ -96,6 +96,17 @@ class DoubtFacts:
             f"fit, not {self.n_validation:,}, or --false-alarm {rate:.1g})"
         )
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether the probabilities became worse: the log loss rose by a tenth, or both it and the ECE rose.
+
+        An ECE alone rises by chance, and so does the log loss by a little: the temperature is fitted by it, to others.
+        """
+        before, after = self.before, self.after
+        if round(after.log_loss, 3) <= round(before.log_loss, 3):
+            return False
+        return after.log_loss > 1.1 * before.log_loss or round(after.ece, 3) > round(before.ece, 3)
+
     def sentence(self) -> str:
         """Says what the calibrated probabilities are worth, by the images that they were not fitted to."""
         after = self.after

@@ -208,13 +208,12 @@ def _notes_of_figures(facts: DoubtFacts) -> list[str]:
     notes = []
     if facts.not_tested is not None:
         notes.append(f"no input is called unfamiliar: this is {facts.not_tested}")
-    before, after = facts.before, facts.after
-    # an ECE alone rises by chance: the temperature is fitted by the log loss
-    if round(after.ece, 3) > round(before.ece, 3) and round(after.log_loss, 3) > round(before.log_loss, 3):
+    if facts.is_worse:
+        before, after = facts.before, facts.after
         notes.append(
-            f"the probabilities are no better than before: ECE {after.ece:.3f} and not {before.ece:.3f}, log loss "
-            f"{after.log_loss:.3f} and not {before.log_loss:.3f}; the temperature was fitted to {facts.n_fitted:,} "
-            "images, and more validation images fit it better"
+            f"the probabilities are no better than before: log loss {after.log_loss:.3f} and not "
+            f"{before.log_loss:.3f}, ECE {after.ece:.3f} and not {before.ece:.3f}; the temperature was fitted to "
+            f"{facts.n_fitted:,} images, and more validation images fit it better"
         )
     return notes
 
