@@ -19,6 +19,7 @@ from lookalike.data import InputBatch
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
+from lookalike.model.class_labels import numbers_of
 from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.model.likeness import Likeness, Likenesses
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, embed_and_score, original_answer
@@ -244,7 +245,7 @@ def explain(
     model: PrototypeModel,
     inputs: Any,
     *,
-    labels: Sequence[int] | np.ndarray | Tensor | None = None,
+    labels: Sequence[int] | Sequence[str] | np.ndarray | Tensor | None = None,
     names: Sequence[str] | None = None,
     batch_size: int = 256,
     **options: Unpack[ExplainOptions],
@@ -255,7 +256,7 @@ def explain(
         model: A prototype model.
         inputs: Inputs of the network [N, C, H, W], a single row of them, image files, a folder, PIL images, pixels, or
             a ``Dataset`` or ``DataLoader``; see ``lookalike.data.read_inputs``.
-        labels: True classes [N], to tell correct predictions from wrong ones.
+        labels: True classes [N], by number or by name, to tell correct predictions from wrong ones.
         names: Names of the inputs.
         batch_size: Largest number of rows that pass through the encoder at once.
         **options: By name: ``n_nearest``, the number of prototypes to show per input, 3 by default.
@@ -277,7 +278,7 @@ def explain(
     explainer = Explainer(model, **options)
     checks.whole_number("batch_size", batch_size, 1)
     if labels is not None:
-        labels = checks.class_indices("labels", labels, model.n_classes).tolist()
+        labels = numbers_of(labels, model.class_names)
     if names is not None:
         names = checks.names("names", names)
     explanations: list[Explanation] = []

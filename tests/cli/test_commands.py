@@ -368,3 +368,18 @@ def test_maps_on_prototypes_are_made_once_for_all_batches(network_file, image_fo
         "--batch-size", 1)  # fmt: skip
     assert mapped
     assert len(mapped) == len(set(mapped))
+
+
+def test_a_seed_that_divides_nothing_is_told_and_advice_can_be_left_out(network_file, image_folder, tmp_path):
+    convert = ["convert", f"{network_file}:make", image_folder, "--n-prototypes", 1]
+    result = run(*convert, "-o", tmp_path / "a", "--split-seed", 3, "--no-advice")
+    assert "--split-seed 3 changes nothing: the data come in a training and a test part." in result.stderr
+    assert "advice" not in read_provenance(tmp_path / "a")
+    result = run(*convert, "-o", tmp_path / "b")
+    assert "changes nothing" not in result.stderr
+    assert "advice" in read_provenance(tmp_path / "b")
+    evaluate = ["evaluate", tmp_path / "a", image_folder, "--network", f"{network_file}:make", "--only", "transparency"]
+    assert "--split-seed 3 changes nothing" in run(*evaluate, "--split-seed", 3).stderr
+    whole = run("convert", f"{network_file}:make", image_folder / "train", "--n-prototypes", 1, "-o", tmp_path / "c",
+                "--split-seed", 3)  # fmt: skip
+    assert "changes nothing" not in whole.stderr

@@ -48,6 +48,14 @@ def sem(folder):
     return convert(network(), ImageFolder(folder, STEPS), n_prototypes=2, progress=False)
 
 
+def test_arrays_of_16_bits_are_pictures_like_their_files(sem, tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (24, 30), dtype=np.uint16)
+    Image.fromarray(values).save(tmp_path / "deep.png")
+    expected = sem.predict_proba(tmp_path / "deep.png")
+    for given in (values, [values], values[None, ..., None], np.asarray(Image.open(tmp_path / "deep.png"))):
+        torch.testing.assert_close(sem.predict_proba(given), expected)
+
+
 def test_all_forms_of_an_image_have_one_prediction(sem, folder):
     files = sorted(folder.rglob("*.png"))
     images = [Image.open(file) for file in files]

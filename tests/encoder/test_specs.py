@@ -137,3 +137,20 @@ def test_a_saved_models_arguments_cannot_make_the_builder_read_files():
             rebuild({"source": "hf", "config": config})
     with pytest.raises(LookalikeError, match="cannot build the saved Hugging Face model"):
         rebuild({"source": "hf", "config": {"model_type": "no_such_type"}})
+
+
+def test_a_file_may_return_the_preprocessing_of_another_library(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import torch\n"
+        "from torchvision.transforms import CenterCrop, Compose, Normalize, RandomCrop, Resize, ToTensor\n\n"
+        "def net():\n    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2)).eval()\n\n"
+        "def steps(last):\n    return Compose([Resize(9), last, ToTensor(), Normalize([0.5] * 3, [0.2] * 3)])\n\n"
+        "def make():\n    return net(), steps(CenterCrop(8))\n\n"
+        "def random():\n    return net(), steps(RandomCrop(8))\n\n"
+        "def other():\n    return net(), net()\n"
+    )
+    read = load_classifier(f"{tmp_path}/net.py:make").preprocessing
+    assert (read.resize, read.crop, read.std) == (9, (8, 8), (0.2, 0.2, 0.2))
+    for name in ("random", "other"):
+        with pytest.raises(LookalikeError, match="may come with its preprocessing, but this one cannot be read: "):
+            load_classifier(f"{tmp_path}/net.py:{name}")

@@ -8,7 +8,7 @@ import pytest
 from lookalike import convert, embed, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.editing import EditSession
-from lookalike.model.class_labels import labels_in_model
+from lookalike.model.class_labels import labels_in_model, numbers_of
 
 MODEL = ["ant", "great white", "cat"]
 
@@ -64,3 +64,12 @@ def test_every_use_of_data_matches_alike(net, blobs):
         with pytest.raises(LookalikeError, match="a class 'dog', which is none of the model's"):
             given()
     assert model.update(other, n_images=0).class_names == [*MODEL, "dog"]
+
+
+def test_labels_are_numbers_or_names():
+    names = ["Crow", "owl"]
+    assert numbers_of(["owl", "Crow"], names) == numbers_of(np.array([1, 0]), names) == [1, 0]
+    with pytest.raises(LookalikeError, match=r"'owll' is none of the model's classes: .*did you mean 'owl'"):
+        numbers_of(["owll"], names)
+    with pytest.raises(LookalikeError, match="labels must be"):
+        numbers_of(["owl", 1], names)

@@ -40,6 +40,7 @@ from lookalike.cli.options import (
     ValueRange,
     Workers,
     load_corrected,
+    note_unused_split_seed,
     open_model,
     pick_device,
     read_pairs,
@@ -208,6 +209,15 @@ def convert(
         ),
     ] = None,
     profile: Profile = None,
+    no_advice: Annotated[
+        bool,
+        typer.Option(
+            "--no-advice",
+            metavar="",
+            help="Do not try what other similarities and numbers of prototypes would give, which takes some seconds.",
+            rich_help_panel="Prototypes",
+        ),
+    ] = False,
     no_images: Annotated[
         bool, typer.Option("--no-images", metavar="", help="Save no pixels of training images.")
     ] = False,
@@ -255,6 +265,7 @@ def convert(
     for change in changes:
         say(change)
     bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(source, split_seed), labels=labels)
+    note_unused_split_seed(bundle, split_seed)
     bundle = bundle.with_preprocessing(replace(bundle.preprocessing, large_images=large_images, **reading))
     bundle = settle_value_range(bundle)
     say(f"Converting {model} with {counted(len(bundle.train), 'training image')} of {len(bundle.class_names)} classes.")
@@ -262,7 +273,7 @@ def convert(
     options: Any = {"clusterer": clusterer, "head": head, "class_order": class_order, "temperature": parsed_temperature}
     if cluster is None:
         options |= {"precision": precision, "memory_limit": memory_limit, "working_folder": working_folder}
-        options["advice"] = True
+        options["advice"] = not no_advice
         options |= {"devices": devices} if len(devices) > 1 else {}
     else:
         options |= cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
@@ -405,7 +416,7 @@ def _load_source(
 def _options_of_level(level: str, of_patches: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """Adds the given options of patches, and leaves out defaults of options that the level does not have."""
     defaults: dict[str, Any] = {"clusterer": "kmeans", "temperature": "auto", "memory_limit": None}
-    defaults |= {"working_folder": None, "advice": True}
+    defaults |= {"working_folder": None, "advice": options.get("advice", True)}
     if level != "image":
         options = {name: value for name, value in options.items() if name not in defaults or value != defaults[name]}
     layers = of_patches["layers"]

@@ -77,8 +77,7 @@ def explain(
     from lookalike._core.fresh_folder import check_replaceable, fresh_folder
     from lookalike._core.profiling import profiled
     from lookalike._core.progress import progress_bar
-    from lookalike.data import list_images
-    from lookalike.data.raw import InputBatch
+    from lookalike.data import InputBatch, list_images
     from lookalike.explanation import Explainer
 
     check_replaceable(output, marker="explanations.json", overwrite=overwrite)

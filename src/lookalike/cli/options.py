@@ -248,13 +248,26 @@ def split_seed_of(model: Any, requested: int | None) -> int:
     return requested if requested is not None else recorded_seed if recorded_seed is not None else 0
 
 
+def note_unused_split_seed(bundle: "DataBundle", split_seed: int | None) -> None:
+    """Says if a seed was given for splitting data that come in their parts."""
+    from lookalike.cli.console import say
+
+    if split_seed is not None and bundle.split is not None and bundle.split.by != "seed":
+        how = (
+            "come in a training and a test part" if bundle.split.by == "parts" else "were divided by the model's record"
+        )
+        say(f"--split-seed {split_seed} changes nothing: the data {how}.")
+
+
 def load_with_roles(
     model: "PrototypeModel", data: str, preprocessing: "Preprocessing", *, labels: str | None, split_seed: int | None
 ) -> "DataBundle":
     """Loads data for a saved model; the model's own record says which of them are its training images."""
     from lookalike.data import load_for_model
 
-    return load_for_model(data, preprocessing, model.training_record, labels=labels, asked_seed=split_seed)
+    bundle = load_for_model(data, preprocessing, model.training_record, labels=labels, asked_seed=split_seed)
+    note_unused_split_seed(bundle, split_seed)
+    return bundle
 
 
 def build_network(network: str, folder: Path) -> "nn.Module":

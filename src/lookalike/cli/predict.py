@@ -46,8 +46,7 @@ def predict(
     import_torch()
     from lookalike._core.errors import LookalikeError
     from lookalike._core.progress import progress_bar
-    from lookalike.data import list_images
-    from lookalike.data.raw import InputBatch
+    from lookalike.data import InputBatch, list_images
     from lookalike.explanation import Explainer
 
     if json and csv:

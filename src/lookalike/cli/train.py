@@ -22,6 +22,7 @@ from lookalike.cli.options import (
     SplitSeed,
     ValueRange,
     accelerator_of,
+    note_unused_split_seed,
     read_pairs,
     read_range,
 )
@@ -125,6 +126,7 @@ def train(
         reading |= {"scaled_decoding": scaled_decoding, "large_images": large_images}
         bundle = load_training_data(dataset, settings.image_size, seed=split_seed or 0, labels=labels, **reading)
         if not is_helper_process:
+            note_unused_split_seed(bundle, split_seed)
             _announce(f"{title} ({settings.network})", bundle, working_folder)
         try:
             trained = train_baseline(

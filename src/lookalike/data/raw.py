@@ -46,8 +46,8 @@ def read_inputs(
 
     Args:
         data: Prepared inputs [N, ...]: a tensor, an array of floats, or a mapping or tuple of these; a single input
-            without the first axis. Or images: a path of a file or folder, a PIL image, pixels uint8 [H, W], [H, W, C]
-            or [N, H, W, C], or a list of these. Or a ``Dataset`` or ``DataLoader`` of (x, y).
+            without the first axis. Or images: a path of a file or folder, a PIL image, pixels uint8 or uint16 [H, W],
+            [H, W, C] or [N, H, W, C], or a list of these. Or a ``Dataset`` or ``DataLoader`` of (x, y).
         preprocessing: Preprocessing for images; None if it is unknown.
         row_shape: Shape of one network input; None if the network takes several inputs.
         batch_size: Largest number of images in a batch.
@@ -101,7 +101,7 @@ def _list_images(data: Any, row_shape: Sequence[int] | None) -> list[Any] | None
 
 def _are_pixels(array: np.ndarray, row_shape: Sequence[int] | None) -> bool:
     """Says whether an array holds pixels, and not the inputs of a network that takes whole numbers."""
-    if array.dtype != np.uint8 or array.ndim < 2:
+    if array.dtype not in (np.uint8, np.uint16) or array.ndim < 2:
         return False
     if row_shape is not None and tuple(row_shape) in (array.shape, array.shape[1:]):
         return False

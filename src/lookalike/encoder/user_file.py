@@ -13,6 +13,7 @@ from torch import nn
 
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Preprocessing
+from lookalike.data.transforms import read_preprocessing
 
 _NEIGHBOURS: dict[str, tuple[Path, ModuleType]] = {}  # modules that files were read with, by name, and their folders
 
@@ -77,19 +78,29 @@ def _forget_other_neighbours(folder: Path) -> None:
 
 
 def call_function(spec: str, function: Any, args: dict[str, Any]) -> tuple[nn.Module, Preprocessing | None]:
-    """Calls a user's function that returns a network, or a network and its ``Preprocessing``.
+    """Calls a user's function that returns a network, or a network and its preprocessing.
+
+    The preprocessing is a ``Preprocessing``, or of another library, see ``read_preprocessing``.
 
     Raises:
-        LookalikeError: If it fails or returns something else.
+        LookalikeError: If it fails or returns something else, or the preprocessing has a step that cannot be read.
     """
     try:
         result = function(**args)
     except Exception as error:
         raise LookalikeError(f"{spec} failed: {type(error).__name__}: {error}") from error
     model, preprocessing = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
-    if not isinstance(model, nn.Module) or not isinstance(preprocessing, Preprocessing | None):
+    if isinstance(model, nn.Module) and not isinstance(preprocessing, Preprocessing | None):
+        try:
+            preprocessing = read_preprocessing(preprocessing)
+        except LookalikeError as error:
+            raise LookalikeError(
+                f"{spec} returned {_type_names(result)}; a torch.nn.Module may come with its preprocessing, but this "
+                f"one cannot be read: {error}"
+            ) from error
+    if not isinstance(model, nn.Module):
         raise LookalikeError(
-            f"{spec} returned {_type_names(result)}; it must return a torch.nn.Module, or one and its Preprocessing"
+            f"{spec} returned {_type_names(result)}; it must return a torch.nn.Module, or one and its preprocessing"
         )
     return model, preprocessing
 

@@ -1,12 +1,39 @@
 """The classes of data in a model's numbering."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from lookalike._core import checks
 from lookalike._core.errors import LookalikeError, listing
-from lookalike._core.names import visible
+from lookalike._core.names import name_key, visible
+from lookalike._core.wording import did_you_mean
 from lookalike.encoder.class_names import are_numbers, match_names
+
+
+def numbers_of(labels: Any, model_names: Sequence[str]) -> list[int]:
+    """Returns the numbers of classes that are given by number or by name.
+
+    Raises:
+        LookalikeError: If one is no class of the model.
+
+    Example:
+        >>> numbers_of(["owl", "crow"], ["crow", "owl"]), numbers_of([1, 0], ["crow", "owl"])
+        ([1, 0], [1, 0])
+    """
+    names = list(labels) if isinstance(labels, Sequence) and not isinstance(labels, str) else []
+    if not names or not all(isinstance(name, str) for name in names):
+        numbers: list[int] = checks.class_indices("labels", labels, len(model_names)).tolist()
+        return numbers
+    number_by_key = {name_key(name): number for number, name in enumerate(model_names)}
+    unknown = [name for name in names if name_key(name) not in number_by_key]
+    if unknown:
+        raise LookalikeError(
+            f"{visible(unknown[0])!r} is none of the model's classes: {listing(list(model_names), 8)}"
+            f"{did_you_mean(unknown[0], model_names)}"
+        )
+    return [number_by_key[name_key(name)] for name in names]
 
 
 def labels_in_model(
