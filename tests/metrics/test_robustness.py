@@ -228,3 +228,8 @@ def test_mistakes_are_told():
         relevance_ordering(looks_at_one_pixel, x, None, noise(), n_steps=0)
     with pytest.raises(LookalikeError, match="above 0 and below 1"):
         increase_and_drop(looks_at_one_pixel, x, torch.rand(2, 4, 4), noise(), torch.zeros(2).long(), keep=1.0)
+    for batch_size in (1, 256):
+        with pytest.raises(LookalikeError, match="targets"):
+            increase_and_drop(
+                looks_at_one_pixel, x, torch.rand(2, 4, 4), noise(), torch.tensor([0, 7]), batch_size=batch_size
+            )

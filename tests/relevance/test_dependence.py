@@ -5,10 +5,12 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import _global_forward_hooks, _global_forward_pre_hooks
 from torch.utils.checkpoint import checkpoint
 
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.relevance import COMPOSITES, CP_LRP, lrp
+from lookalike.relevance.rule_uses import Unruled
 
 
 class Net(nn.Module):
@@ -307,3 +309,20 @@ def test_torchscript_that_a_network_does_not_list_has_the_map_of_that_it_lists(a
         found = lrp(Hiding(None).eval(), X, 1, batch_size=1)
     assert torch.equal(found.maps, expected.maps)
     assert [use.rule for use in found.rules] == [use.rule for use in expected.rules]
+
+
+def test_no_hook_of_all_modules_stays_behind():
+    before = len(_global_forward_pre_hooks), len(_global_forward_hooks)
+    with pytest.warns(LookalikeWarning, match="TorchScript"):
+        lrp(Net(lambda z, net: net.scripted(z)), X, 1)
+    assert (len(_global_forward_pre_hooks), len(_global_forward_hooks)) == before
+
+
+def test_a_share_counts_where_it_is_more_than_rounding():
+    """Of two operations, one passes a third of the relevance on, and one what rounding leaves."""
+    unruled = Unruled(2)
+    unruled._add_measurement("a third", torch.tensor([[1.0, 0.0], [0.0, 0.0]]))
+    unruled._add_measurement("rounding", torch.full((2, 2), 1e-9))
+    shares = unruled.shares(torch.tensor([3.0, 3.0]), torch.tensor([3.0, 3.0]))
+    torch.testing.assert_close(shares["a third"], torch.tensor([1 / 3, 0.0]))
+    assert shares["rounding"].tolist() == [0, 0]
