@@ -41,3 +41,17 @@ def test_without_a_total_there_is_no_estimate_and_a_short_step_says_nothing(cloc
             for _ in range(4):
                 advance(10)
     assert capsys.readouterr().err.splitlines() == ["Embedding: 30"]
+
+
+def test_a_first_step_that_waits_for_what_is_done_once_does_not_count(monkeypatch, capsys):
+    times = iter([0.0, 20.0, 51.0, 81.0])  # the first step takes 20 s, the others 1 s each
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    with lines_without_terminal(), progress_bar("Explaining", 101) as advance:
+        advance()
+        advance(31)
+        advance(30)
+    assert capsys.readouterr().err.splitlines() == [
+        "Explaining: 1 of 101, at most 33 min to go",
+        "Explaining: 32 of 101, about 69 s to go",
+        "Explaining: 62 of 101, about 39 s to go",
+    ]

@@ -110,24 +110,38 @@ def _no_advance(steps: int = 1) -> None:
 
 
 class _LineByLine:
-    """Prints how far a task is, and how long it will take: after five seconds, then every half minute."""
+    """Prints how far a task is, and how long it will take: after five seconds, then every half minute.
+
+    The first step is not like the others: it waits for imports, and for what is computed once. So it gives a bound,
+    and the later steps an estimate.
+    """
 
     def __init__(self, description: str, total: int | None) -> None:
         self.description, self.total, self.done = description, total, 0
         self.started = time.monotonic()
         self.next_line = self.started + _FIRST_LINE
+        self.first: tuple[int, float] | None = None  # steps that were done when the first ones were, and the time
 
     def __call__(self, steps: int = 1) -> None:
         self.done += steps
         now = time.monotonic()
+        if self.first is None and self.done:
+            self.first = self.done, now
         if now < self.next_line or not self.done:
             return
         self.next_line = now + _NEXT_LINE
         text = f"{self.description}: {self.done:,}"
         if self.total is not None:
-            left = (now - self.started) / self.done * max(self.total - self.done, 0)
-            text += f" of {self.total:,}, about {duration(left)} to go"
+            text += f" of {self.total:,}, {self._left(now, max(self.total - self.done, 0))} to go"
         _write_line(text)
+
+    def _left(self, now: float, steps: int) -> str:
+        """Says how long a number of steps will take."""
+        assert self.first is not None  # some steps are done
+        n_first, then = self.first
+        if self.done == n_first:
+            return f"at most {duration((now - self.started) / self.done * steps)}"
+        return f"about {duration((now - then) / (self.done - n_first) * steps)}"
 
 
 def duration(seconds: float) -> str:
