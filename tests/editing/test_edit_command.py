@@ -53,6 +53,15 @@ def test_calibrating_does_not_erase_a_history(converted, network_file, image_fol
     assert not (converted / "edits.json").exists()
 
 
+def test_images_that_cannot_be_read_are_listed(network_file, image_folder, tmp_path):
+    (image_folder / "train" / "ant" / "torn.png").write_bytes(b"no image")
+    (tmp_path / "edits.yaml").write_text("- drop: {prototypes: [0]}\n")
+    network, skip = f"{network_file}:make", ("--on-error", "skip")
+    run("convert", network, image_folder, "-o", tmp_path / "m", *skip)
+    command = ("edit", tmp_path / "m", tmp_path / "edits.yaml", "--data", image_folder, "--network", network)
+    assert "torn.png" in run(*command, "--dry-run", *skip).stderr
+
+
 def test_mistakes_are_one_line_and_nothing_is_written(converted, network_file, image_folder, tmp_path):
     network = ("--network", f"{network_file}:make")
     script = tmp_path / "edits.yaml"

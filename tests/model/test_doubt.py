@@ -332,13 +332,15 @@ def test_a_calibration_says_that_single_training_images_go_unnoticed(calibrated)
     from lookalike.model.calibrating import _notes
 
     assert any("training images of the model is not known" in note for note in calibrated.doubt.facts.notes)
-    assert _notes(np.arange(3), ["a", "b", "c"], known_new=True) == []
+    assert _notes(np.arange(3), np.arange(3), ["a", "b", "c"], known_new=True) == []
+    expected = "there are no validation images of b besides those of the fit"
+    assert _notes(np.array([0, 2]), np.arange(3), ["a", "b", "c"], known_new=True) == [expected]
 
 
 def test_a_class_without_held_out_images_is_told(model):
     x, y = images(60, 3)
     facts = model.calibrate((x[y < 2], y[y < 2]), coverage=0.9).doubt.facts
-    assert "there are no validation images of 2 besides those of the fit" in facts.notes
+    assert "there are no validation images of 2" in facts.notes
 
 
 def test_an_evaluation_with_the_images_of_the_calibration_says_so(calibrated):

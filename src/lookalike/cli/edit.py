@@ -25,6 +25,7 @@ from lookalike.cli.options import (
     pick_device,
     split_seed_of,
 )
+from lookalike.cli.predict import report_skipped
 
 if TYPE_CHECKING:
     from lookalike.editing import EditSession
@@ -187,7 +188,10 @@ def open_for_editing(
         train = Batches(bundle.train, on_error=given.on_error)
         options["test"] = lambda: Batches(with_roles(bundle, converted.training_record).test, on_error=given.on_error)
     with naming_network_option(network):
-        return open_session(model, train, network=built, device=pick_device(device), **options)
+        session = open_session(model, train, network=built, device=pick_device(device), **options)
+    read = [batches for batches in (train, options.get("validation")) if batches is not None]
+    report_skipped([message for batches in read for message in batches.skipped.values()])
+    return session
 
 
 def _print_entries(session: "EditSession", numbers: list[int] | None) -> None:

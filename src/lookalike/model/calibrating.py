@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError
+from lookalike._core.errors import LookalikeError, listing
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_random_states, keeps_torch_settings
 from lookalike.data import Batches, load_for_model, warn_of_transparency
@@ -121,7 +121,7 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
         black_box_temperature=black_box_temperature,
         seed=seed,
         data=read.data,
-        notes=_notes(labels, model.class_names, known_new=read.known_new),
+        notes=_notes(labels, read.labels, model.class_names, known_new=read.known_new),
         conservative=promises.conservative,
     )
     facts.notes.extend(_notes_of_figures(facts))
@@ -232,18 +232,19 @@ def _notes_of_sets(doubt: Doubt, class_names: list[str]) -> list[str]:
     return thresholds.notes
 
 
-def _notes(labels: np.ndarray, class_names: list[str], *, known_new: bool) -> list[str]:
-    """Returns what limits the calibration."""
+def _notes(labels: np.ndarray, all_labels: np.ndarray, class_names: list[str], *, known_new: bool) -> list[str]:
+    """Returns what limits the calibration, given the labels of the held-out images, and of those of the fit too."""
     notes = []
     if not known_new:
         notes.append(
             "whether some validation images are training images of the model is not known, as these data cannot be "
             "compared image by image: if some are, the promises do not hold"
         )
-    missing = [visible(class_names[k]) for k in np.flatnonzero(np.bincount(labels, minlength=len(class_names)) == 0)]
-    if missing:
-        and_others = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-        notes.append(f"there are no validation images of {', '.join(missing[:5])}{and_others} besides those of the fit")
+    is_held_out, is_there = (np.bincount(part, minlength=len(class_names)) > 0 for part in (labels, all_labels))
+    for missing, besides in ((~is_there, ""), (is_there & ~is_held_out, " besides those of the fit")):
+        names = [visible(class_names[k]) for k in np.flatnonzero(missing)]
+        if names:
+            notes.append(f"there are no validation images of {listing(names, 5)}{besides}")
     return notes
 
 
