@@ -6,7 +6,7 @@ from torch import nn
 
 from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
-from lookalike.encoder import Outputs
+from lookalike.encoder import LoadedClassifier, Outputs
 from lookalike.metrics import compare
 from lookalike.metrics.class_order import better_order, compare_with_labels
 
@@ -171,3 +171,13 @@ def test_classes_without_a_test_image_are_named(permuted, blobs, untested, says)
     assert any(note.startswith(says) for note in compare(sem, data).notes)
     assert any(note.startswith(says) for note in evaluate(sem, data, only=("faithfulness",), progress=False).notes)
     assert not any("no test image" in note for note in compare(sem, blobs).notes)
+
+
+def test_a_black_box_whose_weights_have_no_head_has_no_predictions(net, blobs):
+    sem = convert(net, blobs, n_prototypes=1, progress=False)
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(64, 8)).eval()
+    loaded = LoadedClassifier(encoder, {"source": "file", "name": "x"}, None, None, "output")
+    with pytest.raises(LookalikeError, match="no trained head: there are no predictions to compare with"):
+        evaluate(sem, blobs, black_box=loaded, only=("faithfulness",))
+    named = LoadedClassifier(net, {"source": "file", "name": "x"}, None, None, None)
+    assert evaluate(sem, blobs, black_box=named, only=("faithfulness",))["agreement"] > 0
