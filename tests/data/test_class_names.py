@@ -1,9 +1,13 @@
 """The names of a data set's classes are those of the labels that its samples carry."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from torch.utils.data import ConcatDataset, Dataset, Subset
 
+from lookalike import LookalikeError
 from lookalike.data import Batches
 
 
@@ -43,4 +47,17 @@ def test_names_follow_the_labels(attributes, expected):
 def test_data_sets_that_are_joined_must_agree():
     first, second = Samples(classes=["a", "b"]), Samples(classes=["b", "a"])
     assert Batches(ConcatDataset([first, first])).class_names == ["a", "b"]
-    assert Batches(ConcatDataset([first, second])).class_names is None
+    with pytest.raises(LookalikeError, match=r"other classes \(a, b; b, a\), so that a label means another class"):
+        Batches(ConcatDataset([first, second]))
+    assert Batches(ConcatDataset([first, Samples()])).class_names is None
+
+
+def test_names_are_found_in_other_forms():
+    names = ["b", "a", "c"]
+    forms = (
+        {"classes": np.array(names)}, {"class_names": tuple(names)}, {"classes": dict(enumerate(names))},
+        {"class_to_idx": {name: np.int64(k) for k, name in enumerate(names)}}, {"idx_to_class": dict(enumerate(names))},
+        {"features": {"labels": SimpleNamespace(names=names)}}, {"features": {"target": SimpleNamespace(names=names)}},
+    )  # fmt: skip
+    for form in forms:
+        assert Batches(Samples(**form)).class_names == names

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError
+from lookalike._core.errors import BrokenImageError, LookalikeError, listing
 from lookalike.conversion.options import Cut, Reading, Settings
 from lookalike.data import (
     Batches,
@@ -25,6 +25,8 @@ from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifie
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.images import preprocessing_of, transform_of
 from lookalike.model.similarity import Similarity
+
+_MOST_BROKEN = 100  # images at the beginning of the data that cannot be read, before the data count as broken
 
 
 def open_classifier(model: Any) -> nn.Module | LoadedClassifier:
@@ -110,11 +112,21 @@ def preprocessing_that_comes_with(model: nn.Module | LoadedClassifier) -> Prepro
 
 
 def _row_of(batches: Batches | None) -> Tensor | None:
-    """Returns the first image of the data [1, C, H, W]; None if they are no images, or cannot be read one by one."""
+    """Returns an image of the data [1, C, H, W]; None if they are no images, or cannot be read one by one.
+
+    It is the first that can be read, if images that cannot are left out.
+    """
     if batches is None or not batches.can_fetch:
         return None
-    row = batches.fetch(np.arange(1))
-    return row if isinstance(row, Tensor) and row.ndim == 4 else None
+    for index in range(_MOST_BROKEN):
+        try:
+            row = batches.fetch(np.array([index]))
+        except BrokenImageError:
+            if batches.on_error == "stop" or index + 1 == min(_MOST_BROKEN, len(batches)):
+                raise
+            continue
+        return row if isinstance(row, Tensor) and row.ndim == 4 else None
+    return None
 
 
 def _makes(preprocessing: Preprocessing | None, row: Tensor) -> bool:
@@ -196,6 +208,12 @@ def checked_class_names(names: list[str] | None, store: EmbeddingStore) -> list[
     names = checks.names("class_names", names)
     if len(set(names)) < len(names):
         raise LookalikeError("two classes have the same name")
+    own_names = store.class_names
+    if own_names is not None and list(names) != list(own_names) and sorted(names) == sorted(own_names):
+        raise LookalikeError(
+            f"class_names are the data's own names in another order, not {listing(list(own_names), 8)}: they name the "
+            "data's classes; leave them out, or give the order of the network's outputs as class_order"
+        )
     return list(names)
 
 

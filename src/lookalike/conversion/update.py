@@ -25,8 +25,9 @@ from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder, match_names
+from lookalike.encoder.class_names import are_numbers
 from lookalike.model import PrototypeModel
-from lookalike.model.class_labels import labels_in_model
+from lookalike.model.class_labels import check_named, labels_in_model
 from lookalike.model.classifier import NearestPrototype, TransparentClassifier
 from lookalike.model.images import Origin, pixels_of, preprocessing_of, record_of
 from lookalike.model.prototypes import Prototypes
@@ -57,7 +58,7 @@ def update_model(
     store = _new_embeddings(more, batches, encoder, settings)
     old_prototypes, similarity = copy.deepcopy(model.prototypes).cpu(), copy.deepcopy(model.similarity).cpu()
     class_names, labels = merge_class_names(old_prototypes.class_names, store.class_names, store.labels)
-    _warn_of_medoids(model, labels)
+    _warn_of_moves(model, labels)
     updated, notes = update_prototypes(
         old_prototypes, similarity, store.embeddings, labels, class_names, settings.clustering
     )
@@ -110,12 +111,24 @@ def _new_embeddings(more: Any, batches: Batches | None, encoder: Encoder, settin
     return store
 
 
-def _warn_of_medoids(model: PrototypeModel, labels: np.ndarray) -> None:
-    """Warns where prototypes that are embeddings of training images move to a mean."""
-    if model.provenance.get("clusterer") == "kmedoids" and bool((labels < model.n_classes).any()):
+def _warn_of_moves(model: PrototypeModel, labels: np.ndarray) -> None:
+    """Warns where prototypes with new images move to something else than the mean of their images, old and new."""
+    if not bool((labels < model.n_classes).any()):
+        return
+    if model.provenance.get("clusterer") == "kmedoids":
         warn_of(
             "prototypes of classes with new images move to means, and are embeddings of training images no more, as "
             "kmedoids chose them; convert all data again to keep that"
+        )
+    if not model.similarity.falls_with_distance:
+        warn_of(
+            f"prototypes are means of the images that are nearest by distance, and by {model.similarity.name!r} other "
+            "images count behind them: how far they move is approximate; convert all data again for exact means"
+        )
+    if "edits" in model.provenance:
+        warn_of(
+            "the model was edited: its prototypes move towards the means of their images, by which what was erased or "
+            "moved comes back in part; make such edits again after the update"
         )
 
 
@@ -210,6 +223,16 @@ def merge_class_names(
     Raises:
         LookalikeError: If numbers of new classes have a gap.
     """
+    if new_names is not None:
+        check_named(labels, new_names, "new")
+        if are_numbers(old_names) and not are_numbers(new_names):
+            if len(new_names) != len(old_names):
+                raise LookalikeError(
+                    f"the model's classes have no names ({listing(list(old_names), 5)}) and the new data's have "
+                    f"({listing(list(new_names), 5)}): give the data without names, numbered as the model's, or "
+                    "convert again with class_names=…"
+                )
+            new_names = None  # as many: in their order, as everywhere
     n_of_label = np.bincount(labels, minlength=0 if new_names is None else len(new_names))
     if new_names is None:
         gaps = [k for k in range(len(old_names), len(n_of_label)) if not n_of_label[k]]

@@ -150,6 +150,8 @@ class Batches:
             )
         else:
             self.class_names = class_names_of(data) if names_of_source is None else names_of_source
+        if isinstance(data, IterableDataset):
+            _check_begins_anew(data)
         self.dataset = data
         self._on_device: OnDevice | None = None
         if decode_on is not None:
@@ -442,6 +444,25 @@ class _SamplesOrErrors(Dataset[Any]):
             return index, read_sample(self.dataset, index), None
         except LookalikeError as error:
             return index, None, error
+
+
+def _check_begins_anew(stream: IterableDataset[Any]) -> None:
+    """Checks that a stream can be read more than once, as it is: to cut the network, to embed, to measure.
+
+    Raises:
+        LookalikeError: If each pass goes on where the last one stopped.
+    """
+    if type(stream).__module__.startswith("lookalike."):
+        return
+    try:
+        is_one_iterator = iter(stream) is iter(stream)
+    except Exception:  # reading it names what is wrong
+        return
+    if is_one_iterator:
+        raise LookalikeError(
+            f"the stream {type(stream).__name__} can be read only once, since its __iter__ returns the same iterator "
+            "each time, and it is read several times: let __iter__ begin anew, as a function with yield does"
+        )
 
 
 def _is_map_style(data: Any) -> bool:

@@ -1,11 +1,15 @@
 """Finds the class names of a data set, in the order of its labels."""
 
+import numbers
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from torch.utils.data import ConcatDataset, Subset
 
+from lookalike._core.errors import LookalikeError, listing
 from lookalike._core.names import text_of
+from lookalike.data.samples import LABEL_KEYS
 
 
 def class_names_of(data: Any) -> list[str] | None:
@@ -17,8 +21,7 @@ def class_names_of(data: Any) -> list[str] | None:
     while isinstance(data, Subset):
         data = data.dataset
     if isinstance(data, ConcatDataset):
-        names_of_each = [class_names_of(dataset) for dataset in data.datasets]
-        return names_of_each[0] if all(names == names_of_each[0] for names in names_of_each) else None
+        return _names_of_parts([class_names_of(dataset) for dataset in data.datasets])
     label_of_name = _class_to_idx(data)
     if label_of_name is None:
         names = _classes_or_features(data)
@@ -28,23 +31,51 @@ def class_names_of(data: Any) -> list[str] | None:
     return names if names is None or transform is None else _transformed_names(names, transform)
 
 
+def _names_of_parts(names_of_each: list[list[str] | None]) -> list[str] | None:
+    """Returns the class names that all parts of a data set have; None if they have none.
+
+    Raises:
+        LookalikeError: If the parts have other names: a label would mean another class in each.
+    """
+    first = names_of_each[0]
+    if all(names == first for names in names_of_each):
+        return first
+    if None in names_of_each:
+        return None
+    other = next(names for names in names_of_each if names != first)
+    raise LookalikeError(
+        f"the parts of the data have other classes ({listing(first or [], 5)}; {listing(other or [], 5)}), so that a "
+        "label means another class in each: number the classes of all parts in one way"
+    )
+
+
 def _class_to_idx(data: Any) -> dict[str, int] | None:
-    label_of_name = getattr(data, "class_to_idx", None)
-    if not isinstance(label_of_name, Mapping) or not label_of_name:
-        return None
-    if not all(isinstance(k, int) and not isinstance(k, bool) for k in label_of_name.values()):
-        return None
-    return {text_of(str(name)): int(k) for name, k in label_of_name.items()}
+    """Returns labels by name: of ``class_to_idx`` or another mapping, which may also be of names by label."""
+    for attribute in ("class_to_idx", "classes", "class_names", "idx_to_class"):
+        mapping = getattr(data, attribute, None)
+        if isinstance(mapping, Mapping) and mapping:
+            if _are_labels(mapping.values()):
+                return {text_of(str(name)): int(k) for name, k in mapping.items()}
+            if _are_labels(mapping.keys()):
+                return {text_of(str(name)): int(k) for k, name in mapping.items()}
+    return None
+
+
+def _are_labels(values: Iterable[Any]) -> bool:
+    return all(isinstance(k, numbers.Integral) and not isinstance(k, bool) for k in values)
 
 
 def _classes_or_features(data: Any) -> list[str] | None:
-    """Returns torchvision's ``classes``, or the names in ``features["label"]`` of a Hugging Face data set."""
-    names = getattr(data, "classes", None)
-    if names is None:
-        names = getattr(getattr(getattr(data, "features", None), "get", lambda _: None)("label"), "names", None)
-    return (
-        [text_of(str(name)) for name in names] if isinstance(names, Sequence) and not isinstance(names, str) else None
-    )
+    """Returns torchvision's ``classes``, or ``class_names``, or the names in a Hugging Face data set's features."""
+    features = getattr(getattr(data, "features", None), "get", lambda _: None)
+    lists: list[Any] = [getattr(data, "classes", None), getattr(data, "class_names", None)]
+    lists += [getattr(features(key), "names", None) for key in LABEL_KEYS]
+    for names in lists:
+        if isinstance(names, np.ndarray) or hasattr(names, "tolist"):  # also an index of pandas
+            names = names.tolist()
+        if isinstance(names, Sequence) and not isinstance(names, str):
+            return [text_of(str(name)) for name in names]
+    return None
 
 
 def _transformed_names(names: Sequence[str], transform: Callable[[Any], Any]) -> list[str] | None:

@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DataBundle
 from lookalike.data.folders import list_images
 from lookalike.data.preprocessing import Preprocessing
+from lookalike.data.sampled_rows import rows_in_order
+from lookalike.data.samples import as_tensor
 from lookalike.data.transparency import TransparentImages, warn_of_transparency
 
 _PIXEL_CHANNELS = (1, 3, 4)  # C of an image as an array [H, W, C]
@@ -57,6 +59,8 @@ def read_inputs(
     """
     if isinstance(data, DataBundle):
         raise LookalikeError("a DataBundle has two parts; give its .test or .train")
+    if isinstance(data, DataLoader) and (rows := rows_in_order(data)) is not None:  # an answer for each, in this order
+        data = DataLoader(Subset(data.dataset, rows), data.batch_size or batch_size, collate_fn=data.collate_fn)
     if isinstance(data, Batches | DataLoader | Dataset):
         batches = data if isinstance(data, Batches) else Batches(data, batch_size)
         warn_of_transparency(batches.dataset, "")
@@ -81,11 +85,20 @@ def _list_images(data: Any, row_shape: Sequence[int] | None) -> list[Any] | None
         return list(list_images([data])[0])
     if isinstance(data, Image.Image):
         return [data]
+    if isinstance(data, tuple) and data and all(isinstance(item, str | Path | Image.Image) for item in data):
+        data = list(data)
+    if isinstance(data, np.ndarray) and data.dtype.kind == "U":
+        data = data.ravel().tolist()
     if isinstance(data, np.ndarray) and _are_pixels(data, row_shape):
         if data.ndim == 3 and data.shape[-1] not in _PIXEL_CHANNELS and len(data) in (3, 4):
             raise LookalikeError(
                 f"pixels of shape {list(data.shape)} have their channels first, or are {len(data)} grey images: give "
                 "colours last, x.transpose(1, 2, 0), or grey images as [N, H, W, 1]"
+            )
+        if data.ndim == 3 and data.shape[-1] == 2:
+            raise LookalikeError(
+                f"pixels of shape {list(data.shape)} have two channels, grey and its transparency: give the picture "
+                "itself (a PIL image or its file), or its grey values, x[..., 0]"
             )
         return [data] if data.ndim == 2 or (data.ndim == 3 and data.shape[-1] in _PIXEL_CHANNELS) else list(data)
     if isinstance(data, list) and data:
@@ -113,7 +126,7 @@ def _with_row_axis(data: Any, row_shape: Sequence[int] | None) -> Any:
     if isinstance(data, list):
         data = _stack(data)
     if isinstance(data, np.ndarray):
-        data = torch.from_numpy(np.ascontiguousarray(data))
+        data = as_tensor(data)
     if not isinstance(data, Tensor | Mapping | tuple):
         raise LookalikeError(
             f"cannot read inputs from a {type(data).__name__}; give tensors or arrays [N, ...], image files or a "

@@ -32,6 +32,26 @@ def rows_drawn_by(loader: DataLoader[Any]) -> np.ndarray | None:
     return np.unique(np.asarray(drawn, dtype=np.int64))
 
 
+def rows_in_order(loader: DataLoader[Any]) -> list[int] | None:
+    """Returns the samples that a loader draws, in its order and as often as it draws them.
+
+    Returns:
+        None if it draws all in order, at random, or from a stream.
+    """
+    batch_sampler: Any = loader.batch_sampler
+    if isinstance(loader.dataset, IterableDataset) or batch_sampler is None:
+        return None
+    sampler: Any = batch_sampler.sampler if type(batch_sampler) is BatchSampler else None
+    if draws_by_rule(sampler):
+        return None
+
+    def draw() -> list[int]:
+        return [int(row) for row in (list(sampler) if sampler is not None else _flatten(batch_sampler))]
+
+    first, second = undoing(save_random_states(sampler, batch_sampler), lambda: (draw(), draw()))
+    return first if first == second else None
+
+
 def draws_by_rule(sampler: Any) -> bool:
     """Whether a sampler draws from all samples, in order or by chance.
 

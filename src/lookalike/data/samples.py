@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.data import Subset, default_collate
 
-from lookalike._core.errors import BrokenImageError, LookalikeError
+from lookalike._core.errors import BrokenImageError, LookalikeError, warn_of
 from lookalike._core.names import visible
 from lookalike.data.images import one_line
 
 _INPUT_KEYS = ("pixel_values", "image", "input", "inputs", "x")
-_LABEL_KEYS = ("labels", "label", "target", "targets", "y")
+LABEL_KEYS = ("labels", "label", "target", "targets", "y")
 _MESSAGE_LENGTH = 60  # characters kept of another library's message
 
 
@@ -30,11 +30,11 @@ def split_item(item: Any, index: int) -> tuple[Any, Any]:
         LookalikeError: If ``item`` is neither, or has no label.
     """
     if isinstance(item, Mapping):
-        keys = [next((key for key in names if key in item), None) for names in (_INPUT_KEYS, _LABEL_KEYS)]
+        keys = [next((key for key in names if key in item), None) for names in (_INPUT_KEYS, LABEL_KEYS)]
         if None in keys:
             raise LookalikeError(
                 f"sample {index} has the keys {', '.join(map(str, item))}; "
-                f"it needs one of {', '.join(_INPUT_KEYS)} and one of {', '.join(_LABEL_KEYS)}"
+                f"it needs one of {', '.join(_INPUT_KEYS)} and one of {', '.join(LABEL_KEYS)}"
             )
         x, y = item[keys[0]], item[keys[1]]
     elif isinstance(item, tuple | list) and len(item) >= 2:
@@ -65,6 +65,8 @@ def collate_samples(items: list[Any], first: int, collate: Callable[[list[Any]],
     Raises:
         LookalikeError: If the samples differ in shape, keys or type.
     """
+    if first == 0 and items:
+        _warn_of_more(items[0])
     if collate is not None:
         return split_item(_call_collate(collate, items, first), first)
     pairs = [split_item(item, first + offset) for offset, item in enumerate(items)]
@@ -76,6 +78,24 @@ def collate_samples(items: list[Any], first: int, collate: Callable[[list[Any]],
         )
     inputs, labels = _call_collate(default_collate, pairs, first)
     return inputs, labels
+
+
+def _warn_of_more(item: Any) -> None:
+    """Warns if a sample has more than an input and a label: which of its parts is taken could be another than meant."""
+    if isinstance(item, tuple | list) and len(item) > 2:
+        warn_of(f"samples have {len(item)} parts; the first is taken as the input and the second as the label")
+    elif isinstance(item, Mapping):
+        used = next((key for key in _INPUT_KEYS if key in item), None)
+        others = [
+            key
+            for key, value in item.items()
+            if key != used and key not in LABEL_KEYS and isinstance(value, Tensor | np.ndarray) and value.ndim
+        ]
+        if others:
+            warn_of(
+                f"of a sample's entries the network gets {used!r} alone, not {', '.join(map(repr, others))}; for a "
+                "network of several inputs give pairs of a mapping and a label"
+            )
 
 
 def _call_collate(collate: Callable[[list[Any]], Any], items: list[Any], first: int) -> Any:

@@ -292,7 +292,7 @@ def _labels(table: Table, source: Source, file_column: int) -> list[str]:
             )
         return _as_whole_numbers(table.column(header.index(_column_key(source.label_column))))
     candidates = [k for name in _LABEL for k, found in enumerate(header) if found == name and k != file_column]
-    if not candidates:
+    if not candidates or _is_one_hot(table, file_column):
         return _labels_from_flags(table, source, file_column)
     columns = {k: _as_whole_numbers(table.column(k)) for k in candidates}
     # A column of names is preferred to one of numbers. Others are fine if they say the same, one to one: "label" 0, 1
@@ -317,6 +317,16 @@ def _as_whole_numbers(cells: list[str]) -> list[str]:
     """Returns 10 for 10.0 where all cells are whole numbers: pandas writes them so if one of the rows has none."""
     are_numbers = all(_WHOLE_NUMBER.fullmatch(cell) for cell in cells if cell)
     return [cell.partition(".")[0] for cell in cells] if are_numbers else cells
+
+
+def _is_one_hot(table: Table, file_column: int) -> bool:
+    """Says whether a table has a column of 0 and 1 for each of three classes or more, whatever they are called."""
+    flags = [
+        [_FLAGS.get(cell.lower()) for cell in table.column(k)]
+        for k, name in enumerate(table.header or [])
+        if k != file_column and _column_key(name) not in _SPLIT
+    ]
+    return len(flags) > 2 and all(None not in row and sum(row) == 1 for row in zip(*flags, strict=True))
 
 
 def _labels_from_flags(table: Table, source: Source, file_column: int) -> list[str]:

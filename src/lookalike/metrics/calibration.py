@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches
 from lookalike.doubt import CalibrationFigures, calibration_figures
 from lookalike.doubt.calibration import softmax
@@ -48,6 +49,8 @@ class CalibrationBins:
         confidences = checks.tensor("confidences", confidences, ("N",), kind="number").detach().double()
         confidences = checks.probabilities("confidences", confidences)
         correct = torch.as_tensor(correct).detach().to(confidences)
+        if bool(((correct != 0) & (correct != 1)).any()):
+            raise LookalikeError("correct says whether each prediction is right: True and False, or 1 and 0")
         if correct.shape != confidences.shape:
             raise checks.unfit("correct", correct, f"a tensor [{len(confidences)}]")
         bins = (confidences * n_bins).long().clamp_max(n_bins - 1)
@@ -119,7 +122,7 @@ def black_box_confidences(
     if key in box.confidences:
         return box.confidences[key]
     confidences = _confidences_from_embeddings(box, model, store, data)
-    if confidences is None and data is not None:
+    if confidences is None and data is not None and data.can_fetch:  # a stream may come in another order
         confidences = torch.cat(
             [_predicted_probability(box, box.encoder.scores(_to_black_box(box, batch.inputs))) for batch in data]
         )

@@ -96,6 +96,7 @@ class Context:
         advance: Moves the progress bar by a number of rows.
         notes: Notes about the figures for the user.
         maps_batch: Most images per relevance pass.
+        train_rows: Indices of the training samples that a loader draws, ascending; None for all of its data set.
     """
 
     model: PrototypeModel
@@ -112,6 +113,7 @@ class Context:
     advance: Callable[[int], object] = lambda _: None
     notes: list[str] = field(default_factory=list)
     maps_batch: int = _MAPS_BATCH
+    train_rows: np.ndarray | None = None
     _cache: dict[tuple[str, int], Any] = field(default_factory=dict)
 
     def sample(self, run: int) -> list[int]:
@@ -337,14 +339,25 @@ def aligned_labels(store: EmbeddingStore, model: PrototypeModel, role: str) -> T
     return torch.from_numpy(labels_in_model(store.labels, store.class_names, model.class_names, role))
 
 
-def check_given_store(store: EmbeddingStore, model: PrototypeModel) -> None:
+def check_given_store(store: EmbeddingStore, model: PrototypeModel, data: Batches | None = None) -> None:
     """Checks that embeddings that a user gives were made by the model's encoder, as far as that is recorded.
 
+    Args:
+        store: The embeddings.
+        model: The model.
+        data: The data that they are to be of, if these are at hand.
+
     Raises:
-        LookalikeError: If not.
+        LookalikeError: If not, or they are of other data.
     """
-    if isinstance(model.encoder, Encoder) and not model.has_patches:
-        check_store(store, model.encoder, None)
+    if not isinstance(model.encoder, Encoder) or model.has_patches:
+        return
+    check_store(store, model.encoder, data)
+    n_read = len(store) + len(store.skipped)
+    if data is not None and data.total is not None and data.total != n_read:
+        raise LookalikeError(
+            f"the embeddings are of {n_read:,} samples and the data have {data.total:,}; embed the data again"
+        )
 
 
 def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:

@@ -108,7 +108,7 @@ def evaluate(
     store = store if settings.test_embeddings is None else settings.test_embeddings
     for given in (store, train, settings.train_embeddings):
         if isinstance(given, EmbeddingStore):
-            check_given_store(given, model)
+            check_given_store(given, model, test_data if given is settings.test_embeddings else None)
     masks = mask_reader(settings.masks, test_data)
     inputs = _Inputs(test_data, store, train, attributes, box, masks, settings.train_embeddings)
     available = inputs.available(model, settings.scope)
@@ -199,6 +199,7 @@ def _embedded(
             store = embed(model, data, progress=advance)
             took(len(store))
     unread: dict[str, str] = {}
+    train_rows = train.rows if isinstance(train, Batches) else None
     if isinstance(train, Batches) and _uses_train(sections):
         if train_store is not None:
             train = train_store
@@ -222,6 +223,7 @@ def _embedded(
         None if attributes is None else checks.tensor("attributes", attributes, ("N", "A")),
         masks,
         advance,
+        train_rows=train_rows,
     )
     return context, sections, unread
 

@@ -26,7 +26,8 @@ def mask_reader(masks: Any, data: Batches | None) -> ReadMasks | None:
     """Returns a function from samples' indices to their masks bool [n, H, W]; None if there are no masks.
 
     Args:
-        masks: Masks of all test images [N, H, W], or None for those that the data set knows.
+        masks: Masks of all test images [N, H, W], those that a loader draws or all of its data set's; or None for those
+            that the data set knows.
         data: The test data.
 
     Raises:
@@ -34,7 +35,12 @@ def mask_reader(masks: Any, data: Batches | None) -> ReadMasks | None:
     """
     if masks is not None:
         given_masks = as_masks(checks.tensor("masks", masks, ("N", "H", "W")))
-        if data is not None and data.total is not None and len(given_masks) != data.total:
+        drawn = None if data is None else data.rows
+        if drawn is not None and len(given_masks) == len(drawn):  # a mask for each image that the loader draws
+            position = {int(row): k for k, row in enumerate(drawn)}
+            return lambda rows: given_masks[torch.tensor([position[int(row)] for row in rows])]
+        is_of_all = drawn is not None and data is not None and len(given_masks) == len(data.dataset)
+        if data is not None and data.total is not None and len(given_masks) != data.total and not is_of_all:
             raise LookalikeError(f"there are {data.total} test images and {len(given_masks)} masks")
         return lambda rows: given_masks[torch.tensor(rows)]
     dataset = None if data is None else data.dataset

@@ -362,11 +362,17 @@ def _attributes(context: Context, _run: int) -> SectionResult:
         raise LookalikeError("the model does not know the nearest training images of its prototypes")
     provenance = context.model.provenance
     n_images = provenance.get("n_samples", 0) + provenance.get("skipped", 0)
-    if n_images and not context.model.has_patches and len(context.attributes) != n_images:
+    drawn = context.train_rows
+    is_of_all = drawn is not None and len(drawn) == n_images and drawn.max() < len(context.attributes)
+    if n_images and not context.model.has_patches and len(context.attributes) != n_images and not is_of_all:
         raise LookalikeError(
             f"there are {n_images:,} training images and attributes of {len(context.attributes):,}: give a row for each"
         )
-    representation = attribute_representation(context.attributes, nearest[:, 0].cpu())
+    attributes, rows = context.attributes, nearest[:, 0].cpu()
+    if drawn is not None:  # those of the images that the loader draws, whose numbers are those of its data set
+        attributes = attributes[drawn] if is_of_all else attributes
+        rows = torch.from_numpy(np.searchsorted(drawn, rows.numpy()))
+    representation = attribute_representation(attributes, rows)
     figures = {
         "attributes_captured": float(representation.captured),
         "attribute_correlation_error": representation.correlation_error,

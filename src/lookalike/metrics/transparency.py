@@ -38,6 +38,8 @@ def activation_counts(
     if bool(similarities.isnan().any()):
         raise LookalikeError("similarities must not have NaN values: no prototype is the most similar one")
     labels = checks.tensor("labels", labels, (len(similarities),), kind="whole")
+    if len(labels) and int(labels.min()) < 0:
+        raise LookalikeError(f"labels are the numbers of classes, from 0, not {int(labels.min())}")
     counts = torch.zeros(n_prototypes, dtype=torch.int64)
     for s, y in zip(similarities.split(_ROWS), labels.split(_ROWS), strict=True):
         same_class = y[:, None] == prototype_labels

@@ -36,6 +36,18 @@ def numbers_of(labels: Any, model_names: Sequence[str]) -> list[int]:
     return [number_by_key[name_key(name)] for name in names]
 
 
+def check_named(labels: np.ndarray, names: Sequence[str], part: str) -> None:
+    """Checks that data have a name for each of their labels.
+
+    Raises:
+        LookalikeError: If not.
+    """
+    if len(labels) and int(labels.max()) >= len(names):
+        raise LookalikeError(
+            f"there is a label {int(labels.max())} in the {part} data, and there are only {len(names)} class names"
+        )
+
+
 def labels_in_model(
     labels: np.ndarray, names: Sequence[str] | None, model_names: Sequence[str], part: str
 ) -> np.ndarray:
@@ -51,6 +63,8 @@ def labels_in_model(
         LookalikeError: If the data have a class that the model does not have.
     """
     labels = np.asarray(labels, dtype=np.int64)
+    if names is not None:
+        check_named(labels, names, part)
     if names is not None and list(names) != list(model_names):
         present = np.unique(labels)
         match = match_names([names[k] for k in present], model_names)
@@ -59,10 +73,14 @@ def labels_in_model(
             numbers[present] = match.positions
             renumbered: np.ndarray = numbers[labels]
             return renumbered
-        if not are_numbers(model_names) or len(match.missing) < len(present):
-            unknown = (match.missing or match.ambiguous)[0]
+        if match.ambiguous:
             raise LookalikeError(
-                f"the {part} data have a class '{visible(unknown)}', which is none of the model's: "
+                f"the {part} data have two classes that may be '{visible(match.ambiguous[0])}', or the model has: "
+                f"{listing(list(names), 8)}; {listing(list(model_names), 8)}"
+            )
+        if not are_numbers(model_names) or len(match.missing) < len(present) or len(names) != len(model_names):
+            raise LookalikeError(
+                f"the {part} data have a class '{visible(match.missing[0])}', which is none of the model's: "
                 f"{listing(list(model_names), 8)}"
             )
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(model_names)):

@@ -189,7 +189,7 @@ class _Facts:
     @classmethod
     def of(cls, prototypes: Prototypes, familiar: FamiliarRange) -> "_Facts":
         columns = (
-            prototypes.labels, prototypes.nearest, prototypes.quantiles[:, -1], familiar.farthest, familiar.counts,
+            prototypes.labels, prototypes.nearest, prototypes.farthest, familiar.farthest, familiar.counts,
             prototypes.counts, prototypes.purity,
         )  # fmt: skip
         return cls(familiar.scopes, *(column.tolist() for column in columns))

@@ -103,6 +103,11 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         """The names of the K classes."""
         return self.prototypes.class_names
 
+    def was_updated_with(self, fingerprint: str | None) -> bool:
+        """Returns whether data with this fingerprint are some that ``update`` was given."""
+        joined = self.provenance.get("joined") or []
+        return fingerprint is not None and any(entry.get("data") == fingerprint for entry in joined)
+
     @property
     def n_classes(self) -> int:
         """K."""

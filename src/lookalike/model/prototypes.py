@@ -15,6 +15,7 @@ from lookalike._core.wording import counted
 
 N_QUANTILES = 101
 ENOUGH_SAMPLES = 10  # behind a prototype: the largest distance of fewer says little about new inputs
+_ROUNDING_OF_EMBEDDINGS = 1e-6  # relative to their length, in single precision
 ROUNDING = 1e-4  # relative: the farthest distance is a rounded quantile
 
 Scope = Literal["prototype", "class", "model"]
@@ -144,6 +145,15 @@ class Prototypes(nn.Module):
         percent = (ranks - 1).clamp(0, N_QUANTILES - 1).to(distances.dtype)
         return torch.where(self.quantiles[:, 0].isnan(), torch.nan, percent)
 
+    @property
+    def farthest(self) -> Tensor:
+        """Distance of the farthest of each prototype's own training samples [P], and what rounding makes of it.
+
+        A distance of nothing, as of copies of one image, is a rounded number of the size of the embeddings' last digit.
+        """
+        lengths: Tensor = self.vectors.detach().norm(dim=1)
+        return self.quantiles[:, -1] + _ROUNDING_OF_EMBEDDINGS * lengths.to(self.quantiles)
+
     def familiar_range(self) -> FamiliarRange:
         """Returns how far away the farthest training sample is, of as many as are needed to tell [ours].
 
@@ -151,7 +161,7 @@ class Prototypes(nn.Module):
         count, each at its distance to its own prototype; if those are fewer than ten too, all samples.
         """
         own_counts, labels = self.counts.cpu(), self.labels.cpu()  # read from the device once
-        counts, farthest = own_counts.clone(), self.quantiles[:, -1].cpu().clone()
+        counts, farthest = own_counts.clone(), self.farthest.cpu()
         scopes: list[Scope] = ["prototype"] * len(self)
         known_farthest = torch.where(farthest.isnan(), -torch.inf, farthest)
         for j in torch.nonzero(own_counts < ENOUGH_SAMPLES)[:, 0].tolist():

@@ -336,6 +336,11 @@ def make_similarity(similarity: str | Similarity, options: Mapping[str, Any] | N
         LookalikeError: If no similarity has that name, or it does not take these options.
     """
     if isinstance(similarity, Similarity):
+        if not isinstance(getattr(similarity, "name", None), str):
+            raise LookalikeError(
+                f"the similarity {type(similarity).__name__} has no name: register it, "
+                "@SIMILARITIES.register('my-similarity'), so that a saved model can be loaded"
+            )
         return similarity
     kind = SIMILARITIES[similarity]
     if options is not None:
