@@ -185,7 +185,7 @@ def in_a_process(run):
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(net, blobs, tmp_path):
     class Slow(Stops):
         def __getitem__(self, index):
-            time.sleep(0.002)
+            time.sleep(0.006)  # a pass takes several times as long as the time until a kill
             return super().__getitem__(index)
 
     data = Slow(*blobs)
