@@ -29,6 +29,23 @@ def test_the_scores_are_those_of_the_classifier(net, blobs, tmp_path, untouched)
     assert {"ghosting", "diversity"} <= set(card)
 
 
+@pytest.mark.parametrize("changed", ["flipped", "negative", "scaled"])
+def test_a_head_whose_weights_do_not_give_the_answers_is_refused(changed, blobs):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.features = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU())
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x):
+            scores = self.head(self.features(x))
+            return {"flipped": scores.flip(1), "negative": -scores, "scaled": 9 * scores}[changed]
+
+    with pytest.raises(LookalikeError, match="the weights of the head 'head' do not give the classifier's answers"):
+        convert(Net().eval(), blobs, level="head", progress=False)
+
+
 def test_other_heads_and_options_are_refused(blobs):
     x, y = blobs
     deep = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 5))

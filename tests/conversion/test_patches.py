@@ -181,6 +181,19 @@ def test_linear_weights_are_the_non_negative_least_squares():
         np.testing.assert_allclose(weight[k], nnls(shares, (labels == k).astype(float))[0], atol=1e-3)
 
 
+def test_maps_with_channels_last_are_those_that_are_pooled():
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    small = {"img_size": 64, "embed_dim": 24, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
+    net = timm.create_model("swin_tiny_patch4_window7_224", num_classes=3, **small).eval()
+    x = torch.randn(12, 3, 64, 64)
+    encoder = convert(net, (x, torch.arange(12) % 3), 1, level="patch", progress=False).encoder
+    assert encoder.is_pooled
+    assert encoder.layers == ("norm",)
+    with torch.no_grad():
+        torch.testing.assert_close(encoder.maps(x).mean((2, 3)), encoder.image_encoder(x), atol=1e-5, rtol=1e-4)
+
+
 def test_prototypes_are_means_of_patches_and_are_shown_by_the_nearest(model, blobs):
     x, y = blobs
     p = model.prototypes

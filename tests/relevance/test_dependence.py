@@ -1,5 +1,7 @@
 """Habits of networks that must not change a map, and what the engine cannot follow, which it names."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -326,3 +328,68 @@ def test_a_share_counts_where_it_is_more_than_rounding():
     shares = unruled.shares(torch.tensor([3.0, 3.0]), torch.tensor([3.0, 3.0]))
     torch.testing.assert_close(shares["a third"], torch.tensor([1 / 3, 0.0]))
     assert shares["rounding"].tolist() == [0, 0]
+
+
+class OnPixels(nn.Module):
+    """A convolution of what a function makes of the pixels."""
+
+    def __init__(self, function):
+        super().__init__()
+        torch.manual_seed(0)
+        self.function, self.conv, self.head = function, nn.Conv2d(3, 8, 3, bias=False), nn.Linear(8, 3, bias=False)
+
+    def forward(self, x):
+        return self.head(F.relu(self.conv(self.function(x))).mean((2, 3)))
+
+
+def test_a_grey_image_less_three_means_is_as_if_it_were_repeated():
+    mean = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+    x = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    found = lrp(OnPixels(lambda x: x - mean), x, 0)
+    expected = lrp(OnPixels(lambda x: x.expand(-1, 3, -1, -1) - mean), x, 0)
+    torch.testing.assert_close(found.maps, expected.maps)
+    assert float(found.residual.max()) < 1e-2
+
+
+def test_an_operation_without_a_rule_may_have_several_outputs():
+    def normalised(x):
+        variance, mean = torch.var_mean(x, 1, keepdim=True, correction=0)
+        return (x - mean) / (variance + 1e-6).sqrt()
+
+    x = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+    class After(OnPixels):
+        def forward(self, x):
+            return self.head(F.relu(normalised(self.conv(x))).mean((2, 3)))
+
+    assert lrp(After(None), x, 0).maps.isfinite().all()
+
+
+def test_a_mask_of_attentions_function_hides_where_it_is_true():
+    class Attends(nn.Module):
+        def __init__(self, mask):
+            super().__init__()
+            torch.manual_seed(0)
+            self.mask, self.attention, self.head = mask, nn.MultiheadAttention(8, 2), nn.Linear(8, 3)
+
+        def forward(self, x):
+            t, a = x.transpose(0, 1), self.attention
+            out, _ = F.multi_head_attention_forward(
+                t, t, t, 8, 2, a.in_proj_weight, a.in_proj_bias, None, None, False, 0.0, a.out_proj.weight,
+                a.out_proj.bias, training=False, attn_mask=self.mask, need_weights=False,
+            )  # fmt: skip
+            return self.head(out.mean(0))
+
+    hidden = torch.ones(5, 5).triu(1).bool()
+    as_numbers = torch.zeros(5, 5).masked_fill(hidden, -torch.inf)
+    x = torch.randn(3, 5, 8, generator=torch.Generator().manual_seed(0))
+    found, expected = (lrp(Attends(mask).eval(), x, 1, "attnlrp") for mask in (hidden, as_numbers))
+    torch.testing.assert_close(found.maps, expected.maps)
+
+
+def test_a_map_whose_relevance_is_not_the_scores_is_not_to_be_relied_on():
+    found = lrp(OnPixels(lambda x: x), torch.rand(2, 3, 8, 8), 0)
+    assert found.caution is None
+    exploded = replace(found, residual=torch.tensor([0.1, 3.4e7]))
+    assert exploded.cautions[0] is None
+    assert "differs from the score by 3.4e+07 times" in exploded.cautions[1]

@@ -26,8 +26,10 @@ from lookalike.conversion.steps import (
     preprocessing_that_comes_with,
 )
 from lookalike.conversion.survey import survey
+from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder, LoadedClassifier
+from lookalike.encoder.calls import take_rows
 from lookalike.encoder.class_map import map_classes
 from lookalike.encoder.head import CONVOLUTIONS, get_head
 from lookalike.model import PrototypeModel
@@ -48,6 +50,8 @@ _CLUSTERING = (
 )
 _NOT_FOR_HEADS = dict.fromkeys(_CLUSTERING, "is an option of clustered prototypes: leave it out with level='head'")
 
+_CHECKED, _TOLERANCE = 16, 0.02  # images, and probabilities, which networks in half precision round
+
 
 def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Settings) -> PrototypeModel:
     """Turns a classifier with a linear head into a prototype model with the head's weights; see ``lookalike.convert``.
@@ -66,6 +70,8 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
     rows = _rows_of_classes(encoder, class_names)
+    if batches is not None:
+        _check_weights(encoder, batches, weight, bias)
     n_classes = len(class_names)
     similarity = make_similarity("dot")
     learned = Prototypes(weight[rows].cpu().float().clone(), torch.arange(n_classes), class_names)
@@ -96,7 +102,40 @@ def linear_head_of(encoder: Encoder) -> tuple[Tensor, Tensor | None]:
     if weight is None or not isinstance(head, (nn.Linear, *CONVOLUTIONS)):
         kind = "no head" if head is None else f"a head of type {type(head).__name__}"
         raise LookalikeError(f"level='head' takes the weights of a linear head; this classifier has {kind}")
+    if encoder.outputs is not None and len(weight) != encoder.outputs.n_columns:
+        raise LookalikeError(
+            f"the head {encoder.head_name!r} has {len(weight)} rows and the classifier {encoder.outputs.n_columns} "
+            "class scores: something follows the head, and its weights are not the classes'"
+        )
     return weight, None if head.bias is None else head.bias.detach()
+
+
+def _check_weights(encoder: Encoder, batches: Batches, weight: Tensor, bias: Tensor | None) -> None:
+    """Checks on a batch that the head's weights alone give the classifier's answers.
+
+    Raises:
+        LookalikeError: If they do not: the head computes with others, or something follows it.
+    """
+    first = next(iter(batches), None)
+    outputs = encoder.outputs
+    if (
+        first is None
+        or outputs is None
+        or not isinstance(first.inputs, Tensor)
+        or outputs.kind not in ("logits", "probabilities", "log-probabilities")
+    ):
+        return
+    with torch.no_grad():
+        z, scores = encoder.embed_and_score(take_rows(first.inputs, slice(0, _CHECKED)))
+        assert scores is not None  # there are outputs
+        by_weights = z @ weight.T if bias is None else z @ weight.T + bias
+        expected, found = outputs.probabilities(scores.float()).cpu(), by_weights.float().softmax(1).cpu()
+    if not torch.allclose(found, expected, rtol=0, atol=_TOLERANCE):
+        raise LookalikeError(
+            f"the weights of the head {encoder.head_name!r} do not give the classifier's answers (its probabilities "
+            f"differ by {float((found - expected).abs().max()):.2g}): the head computes with others, or something "
+            "follows it; convert with level='image'"
+        )
 
 
 def _rows_of_classes(encoder: Encoder, class_names: list[str]) -> Tensor:

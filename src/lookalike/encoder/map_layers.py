@@ -123,30 +123,49 @@ def is_average(maps: Tensor, embeddings: Tensor) -> bool:
 
 
 class Pooled(FunctionMode):
-    """Records the input of the last operation that averages a feature map over its positions."""
+    """Records the input of the last operation that averages a feature map over its positions.
+
+    Attributes:
+        source: That input: a map with its channels first or last; None without such an operation.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.map: Tensor | None = None
+        self.source: Tensor | None = None
+        self._channels_last = False
+
+    @property
+    def map(self) -> Tensor | None:
+        """The map [N, D, H, W]."""
+        return self.source.permute(0, 3, 1, 2) if self.source is not None and self._channels_last else self.source
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if isinstance(result, Tensor):
             for leaf in tree_leaves(args):
-                if isinstance(leaf, Tensor) and _is_pooled(leaf, result):
-                    self.map = leaf
+                axis = _pooled_channels(leaf, result) if isinstance(leaf, Tensor) else None
+                if axis is not None:
+                    self.source, self._channels_last = leaf, axis == 3
         return result
 
 
-def _is_pooled(before: Tensor, after: Tensor) -> bool:
-    """Returns whether the second tensor is the average of a feature map [N, D, H, W] over its positions."""
-    if before.ndim != 4 or before.shape[2] * before.shape[3] == 1 or after.ndim not in (2, 4):
-        return False
-    if after.shape[:2] != before.shape[:2] or after.numel() != before.shape[0] * before.shape[1]:
-        return False
-    if torch.compiler.is_compiling():  # nothing has values then; who traces a network compares the result
-        return True
-    return torch.allclose(after.flatten(1), before.mean((2, 3)), rtol=1e-3, atol=1e-5, equal_nan=True)
+def _pooled_channels(before: Tensor, after: Tensor) -> int | None:
+    """Returns the axis of the channels if the second tensor is the average of a feature map over its positions.
+
+    Returns:
+        1 for a map [N, D, H, W], 3 for [N, H, W, D]; None if it is no such average.
+    """
+    if before.ndim != 4 or after.ndim not in (2, 4) or not len(before) or len(after) != len(before):
+        return None
+    for axis, positions in ((1, (2, 3)), (3, (1, 2))):
+        n_channels, n_positions = before.shape[axis], before.shape[positions[0]] * before.shape[positions[1]]
+        if n_positions == 1 or after.numel() != len(before) * n_channels or n_channels not in after.shape[1:]:
+            continue
+        if torch.compiler.is_compiling():  # nothing has values then; who traces a network compares the result
+            return axis
+        if torch.allclose(after.flatten(1), before.mean(positions), rtol=1e-3, atol=1e-5, equal_nan=True):
+            return axis
+    return None
 
 
 @dataclass(frozen=True)
@@ -180,7 +199,7 @@ def _run(encoder: Encoder, sample: Tensor) -> tuple[dict[str, _Output], Tensor |
     hooks = {module: keep(name) for name, module in modules.items() if not isinstance(module, skipped)}
     with torch.no_grad(), Pooled() as pooled:
         features = with_forward_hooks(hooks, lambda: encoder.features(sample))
-    return outputs, features if features.ndim > 2 else pooled.map
+    return outputs, features if features.ndim > 2 else pooled.source
 
 
 def _last_of(outputs: dict[str, _Output], last_map: Tensor | None) -> str:

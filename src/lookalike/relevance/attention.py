@@ -99,6 +99,8 @@ def multi_head_attention(engine: "Engine", func: Any, name: str, args: Any, kwar
         per_head.append(projection.reshape(length, batch, n_heads, width // n_heads).permute(1, 2, 0, 3))
     query, key, value = per_head
     mask = arguments.get("attn_mask")
+    if mask is not None and mask.dtype == torch.bool:
+        mask = ~mask  # True hides here, and shows in scaled_dot_product_attention
     if mask is not None and mask.ndim == 3:  # [n · heads, L, S]
         mask = mask.view(-1, n_heads, *mask.shape[1:])
     attended, attention_weights = _attended(engine, query, key, value, mask)

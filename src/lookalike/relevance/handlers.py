@@ -269,10 +269,12 @@ def _sum(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     with torch.no_grad():
         output = func(*args, **kwargs)
     full_size = [operand for operand in operands if operand.shape == output.shape]
+    # a grey image less the means of three colours is repeated, as by expand
+    full_size = full_size or [operand.expand(output.shape) for operand in operands]
     if len(full_size) == 1:  # other operands, such as an image's mean, are held constant
         out = engine.pixels.pass_through(full_size[0], output)
     elif engine.composite.first is not None:
-        out = engine.pixels.spread(_sum_of, tuple(full_size or operands), {}, output, full_size or operands)
+        out = engine.pixels.spread(_sum_of, tuple(full_size), {}, output, full_size)
     else:
         return engine.apply_gradient(func, name, *map_tensors(engine.pixels.leave, (args, kwargs)))
     engine.uses.add(name, "pass" if len(full_size) == 1 else "flat", out)

@@ -109,8 +109,9 @@ class Unruled:
         """Measures, in each backward pass from now on, the relevance that arrives at an operation's output."""
         values, key = output.detach(), f"{name!r} (after {where})"
 
-        def measure(gradient: Tensor) -> None:
-            self._add_measurement(key, values * gradient.detach())
+        def measure(gradient: Tensor | None) -> None:
+            if gradient is not None:  # of an operation with several outputs, of which relevance reaches one
+                self._add_measurement(key, values * gradient.detach())
 
         output.register_hook(measure)
 
