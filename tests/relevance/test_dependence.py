@@ -393,3 +393,39 @@ def test_a_map_whose_relevance_is_not_the_scores_is_not_to_be_relied_on():
     exploded = replace(found, residual=torch.tensor([0.1, 3.4e7]))
     assert exploded.cautions[0] is None
     assert "differs from the score by 3.4e+07 times" in exploded.cautions[1]
+
+
+MEANS = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+IMAGES = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def identity_grid(x):
+    return F.affine_grid(torch.eye(2, 3)[None].expand(len(x), -1, -1), list(x.shape), align_corners=False)
+
+
+@pytest.mark.parametrize(
+    ("function", "same"),
+    [
+        (lambda x: F.grid_sample(x, identity_grid(x), align_corners=False), lambda x: x),
+        (lambda x: torch.lerp(x, torch.zeros_like(x), torch.tensor(0.5)), lambda x: 0.5 * x),
+        (lambda x: torch.lerp(x, torch.full_like(x, 0.2), torch.tensor(0.5)), lambda x: 0.5 * x + 0.1),
+        (lambda x: x - MEANS.expand_as(x), lambda x: x - MEANS),
+    ],
+    ids=["an identity grid", "half of zeros", "half of grey", "means in the image's form"],
+)  # fmt: skip
+def test_what_is_done_with_pixels_has_the_map_of_its_plain_form(function, same):
+    found, expected = lrp(OnPixels(function), IMAGES, 0), lrp(OnPixels(same), IMAGES, 0)
+    torch.testing.assert_close(found.maps, expected.maps, rtol=1e-3, atol=1e-4 * float(expected.maps.abs().max()))
+    assert found.caution is None
+
+
+@pytest.mark.parametrize("size", [3, 7])
+def test_padding_to_the_same_size_is_that_by_its_number(size):
+    def network(padding):
+        torch.manual_seed(0)
+        conv = nn.Conv2d(3, 8, size, padding=padding, bias=False)
+        layers = (conv, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3, bias=False))
+        return nn.Sequential(*layers).eval()
+
+    found, expected = lrp(network("same"), IMAGES, 0), lrp(network(size // 2), IMAGES, 0)
+    torch.testing.assert_close(found.maps, expected.maps)

@@ -45,6 +45,7 @@ from lookalike.relevance.names import (
     LEAVES_AS_VALUE,
     POOL,
     STRUCTURAL,
+    VALUES_OF_FIRST,
     TorchFunction,
     by_position,
     known_function,
@@ -141,7 +142,8 @@ class Engine(FunctionMode):
         if known.is_attribute:
             return self._attribute(func, known.raw, args)
         tensors = tensors_in_call(args, kwargs)
-        if not self.twins.depend_on_pixels(tensors):
+        of_values = tensors[:1] if known.name in VALUES_OF_FIRST else tensors
+        if not self.twins.depend_on_pixels(of_values):
             result = func(*args, **kwargs)
             self.twins.add_results_of_constants(result, from_outside=known.comes_from_outside)
             return result

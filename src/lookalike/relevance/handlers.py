@@ -46,8 +46,11 @@ def _convolution(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any)
     if call.weight.ndim == call.x.ndim + 1:  # an image without a batch axis
         return engine.apply_gradient(func, name, args, kwargs)
     if call.padding == "same":
-        padded = _pad(engine, F.pad, "pad", (call.x, call.same_padding()), {})
-        call = call._replace(x=padded, padding=0)
+        sides = call.same_padding()
+        if sides[::2] == sides[1::2]:  # as a convolution's own padding, whose zeros are no pixels
+            call = call._replace(padding=tuple(reversed(sides[::2])))
+        else:
+            call = call._replace(x=_pad(engine, F.pad, "pad", (call.x, sides), {}), padding=0)
     return engine.apply_linear("convolution", call.operation(), call.x, call.weight, call.bias)
 
 

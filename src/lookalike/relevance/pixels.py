@@ -15,11 +15,15 @@ the mean of channels) spread it evenly. The first layer turns g into R by its ru
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from lookalike.relevance.dependence import map_tensors
 from lookalike.relevance.functions import end_pixel_domain, pass_through, spread_evenly
+from lookalike.relevance.names import raw_name
 from lookalike.relevance.weak import TensorMap
+
+_KEPT = {"grid_sample": 1, "grid_sampler": 1, "grid_sampler_2d": 1, "grid_sampler_3d": 1, "lerp": 2}  # which argument
 
 
 class PixelDomain:
@@ -69,11 +73,18 @@ class PixelDomain:
             sources: Those of its arguments that are pixels.
         """
         index_of_source = {id(source): index for index, source in enumerate(sources)}
+        # places in an image and weights of a mean stay: 1 for each that is not zero would be another operation
+        name = raw_name(func).strip("_")
+        kept = args[_KEPT[name]] if name in _KEPT and len(args) > _KEPT[name] else None
 
         def run(*replaced: Tensor) -> Tensor:
             def fill(tensor: Tensor) -> Tensor:
                 index = index_of_source.get(id(tensor))
-                return _nonzero(tensor) if index is None else replaced[index]
+                if index is not None:
+                    return replaced[index]
+                if kept is not None:  # another constant, such as what is blended in, is no pixel
+                    return tensor if tensor is kept else torch.zeros_like(tensor)
+                return _nonzero(tensor)
 
             filled_args, filled_kwargs = map_tensors(fill, (args, kwargs))
             result: Tensor = func(*filled_args, **filled_kwargs)
