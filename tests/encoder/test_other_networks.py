@@ -266,3 +266,45 @@ def test_a_misspelt_entry_of_a_configuration_is_told(tmp_path):
             load_classifier(f"hf:{tmp_path / kind.__name__}", model_args={"hiden_act": "relu"})
     loading = {"attn_implementation": "eager", "local_files_only": True}
     load_classifier(f"hf:{tmp_path / 'ViTForImageClassification'}", model_args=loading)
+
+
+class Averaging(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 3)
+
+    def forward(self, maps):
+        return self.linear(maps.mean((1, 2)))
+
+
+@pytest.mark.parametrize(
+    "arranged",
+    [
+        lambda u: u.permute(0, 2, 3, 1), lambda u: u.moveaxis(1, -1), lambda u: torch.einsum("nchw->nhwc", u),
+        lambda u: u.flatten(2).mT.unflatten(1, u.shape[2:]), lambda u: torch.permute(input=u, dims=(0, 2, 3, 1)),
+    ],
+)  # fmt: skip
+def test_channels_are_followed_however_axes_are_moved(arranged):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 8, 4, 4), Averaging()
+
+        def forward(self, x):
+            return self.head(arranged(self.conv(x)))
+
+    net, x = Net().eval(), torch.rand(2, 3, 16, 16)
+    torch.testing.assert_close(Encoder(net, x, head="head")(x), net.conv(x).mean((2, 3)))
+
+
+def test_a_scale_of_another_type_does_not_decide_the_inputs():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
+            self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return self.head(self.conv(x).relu().mean((2, 3))) * self.scale.float()
+
+    assert Encoder(Net().eval(), torch.rand(2, 3, 8, 8)).embedding_dim == 8

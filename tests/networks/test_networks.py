@@ -115,3 +115,27 @@ def test_a_classifier_is_saved_and_loaded(tmp_path):
     (tmp_path / "net" / "model.safetensors").write_bytes(b"0")
     with pytest.raises(LookalikeError, match="was altered"):
         load_classifier(str(tmp_path / "net"))
+
+
+class Tokens(nn.Module):
+    def __init__(self, after=lambda scores: scores):
+        super().__init__()
+        torch.manual_seed(0)
+        self.patches, self.head, self.after = nn.Conv2d(3, 8, 8, 8), nn.Linear(8, 3), after
+
+    def forward(self, x):
+        return self.after(self.head(self.patches(x).flatten(2).transpose(1, 2)))
+
+
+def test_a_backbone_averages_tokens_over_their_positions():
+    network, x = Tokens(), torch.rand(2, 3, 16, 16)
+    backbone = Backbone(network, "head")
+    expected = network.patches(x).mean((2, 3))
+    torch.testing.assert_close(backbone(x), expected)
+    with pytest.raises(LookalikeError, match="returns a tensor, and this one a dict"):
+        Backbone(Tokens(lambda scores: {"logits": scores.mean(1)}), "head")(x)
+
+
+def test_a_new_head_has_the_type_of_the_old_one():
+    network = with_head(Tokens().to(torch.bfloat16), head="head", n_classes=5)
+    assert network(torch.rand(2, 3, 16, 16).bfloat16()).shape == (2, 4, 5)

@@ -147,9 +147,17 @@ def place(inputs: Any, device: torch.device, dtype: torch.dtype | None = None) -
 
 
 def dtype_of(model: nn.Module) -> torch.dtype | None:
-    """Returns the type of a model's first floating-point parameter or buffer; None if it has none."""
-    tensors = itertools.chain(model.parameters(), model.buffers())  # lazy: stops at the first one
-    return next((tensor.dtype for tensor in tensors if tensor.is_floating_point()), None)
+    """Returns the type of a model's first weight, or else of its first floating-point parameter or buffer, or None.
+
+    A scale or an offset may be in another type than the layers, as NumPy's numbers are.
+    """
+    first = None
+    for tensor in itertools.chain(model.parameters(), model.buffers()):  # lazy: stops at the first weight
+        if tensor.is_floating_point():
+            if tensor.ndim > 1:
+                return tensor.dtype
+            first = first or tensor.dtype
+    return first
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lookalike._core.untouched import FunctionMode
@@ -23,7 +23,9 @@ _CHANNELS_AT_AXIS_1 = frozenset(
     ]
 )
 _CHANNELS_AT_LAST_AXIS = frozenset(["linear", "layer_norm", "rms_norm", "embedding", "scaled_dot_product_attention"])
-_PERMUTING = frozenset(["permute", "transpose", "swapaxes", "movedim"])
+_PERMUTING = frozenset(
+    ["permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "adjoint", "einsum", "get"]
+)  # "get" reads an attribute, such as mT
 
 
 class ChannelAxes(FunctionMode):
@@ -75,11 +77,13 @@ def _axis_after(
     if source is None:
         return None
     axis: int = axes[source]
-    if name in _PERMUTING:
+    if name in _PERMUTING and result.ndim == source.ndim and len(sources) == 1:
         # permutes a tensor whose size is 2 at the channels' axis and 1 elsewhere: the 2 shows the new axis
         shape = [1] * source.ndim
         shape[axis] = 2
-        permuted = func(source.new_empty(shape), *args[1:], **kwargs)
+        probe = source.new_empty(shape)
+        given_args, given_kwargs = tree_map(lambda leaf: probe if leaf is source else leaf, (args, kwargs))
+        permuted = func(*given_args, **given_kwargs)
         return list(permuted.shape).index(2)
     if result.ndim == source.ndim:
         return axis

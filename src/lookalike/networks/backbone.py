@@ -93,12 +93,22 @@ class Backbone(nn.Module):
             return self._embed(probe)
 
         with torch.no_grad():
+            features = in_eval_mode(self, lambda: self.network(probe))
+            if not isinstance(features, Tensor):
+                raise LookalikeError(
+                    f"a backbone's network returns a tensor, and this one a {type(features).__name__}: wrap it in a "
+                    "module that returns the class scores alone"
+                )
             in_eval_mode(self, lambda: check_nothing_follows(removed, run(), run))
         self._is_checked = True
 
     def _embed(self, images: Tensor) -> Tensor:
         features: Tensor = self.network(images)
-        return features if features.ndim == 2 else features.flatten(2).mean(2)
+        if features.ndim == 2:
+            return features
+        if features.shape[1] != self.embedding_dim:  # tokens, or maps with the channels last
+            return features.flatten(1, -2).mean(1)
+        return features.flatten(2).mean(2)
 
 
 @NETWORKS.register("with-head")
@@ -116,7 +126,8 @@ def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = Fal
         new_head = nn.Conv2d(dim, n_classes, 1, bias=bias)
     else:
         new_head = nn.Linear(dim, n_classes, bias=bias)
-    _replace(network, head, new_head)
+    old = next(network.get_submodule(head).parameters(), None)
+    _replace(network, head, new_head if old is None else new_head.to(old.device, old.dtype))
     return network
 
 
