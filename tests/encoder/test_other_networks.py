@@ -308,3 +308,22 @@ def test_a_scale_of_another_type_does_not_decide_the_inputs():
             return self.head(self.conv(x).relu().mean((2, 3))) * self.scale.float()
 
     assert Encoder(Net().eval(), torch.rand(2, 3, 8, 8)).embedding_dim == 8
+
+
+@pytest.mark.parametrize(
+    "beside", [lambda scores, x: scores + x.mean((2, 3)), lambda scores, x: scores / x.std((1, 2, 3))[:, None]]
+)
+def test_a_head_beside_which_the_image_matters_is_not_run_alone(beside):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 3)
+
+        def forward(self, x):
+            return beside(self.fc(self.conv(x).relu().mean((2, 3))), x)
+
+    x = torch.rand(4, 3, 16, 16)
+    encoder = Encoder(Net().eval(), x[:2])
+    with pytest.raises(LookalikeError, match="depend on more than the input of the head 'fc'"):
+        encoder.head(encoder.features(x))

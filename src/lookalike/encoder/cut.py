@@ -118,6 +118,7 @@ class Encoder(nn.Module):
         self.input_spec = _describe_row(sample)
         self.output_key = output
         self._is_head_enough = False  # calling the head module alone on the features gives the class scores
+        self._is_head_alone = True  # the class scores depend on the images through the head's input alone
         self._is_custom_affine = False  # the head is no plain layer, but computes an affine map of vectors
         self._channel_axis: int | None = None
         self._tokens: Tokens | None = None  # which tokens of a network without a head are the embedding
@@ -154,6 +155,7 @@ class Encoder(nn.Module):
                 )
                 if scores is not None:
                     self.outputs = self._describe_outputs(sample, features, scores, output_names)
+                    self._is_head_alone = self._is_head_enough or self._gives_alone(features, scores)
 
     def _locate_head(
         self, sample: Any, head: str | None, output: str | int | None
@@ -241,9 +243,14 @@ class Encoder(nn.Module):
         modules that share its input.
 
         Raises:
-            LookalikeError: If there is no head.
+            LookalikeError: If there is no head, or the class scores depend on more than its input.
         """
         head = get_head(self.model, self._require_head())
+        if not self._is_head_alone:
+            raise LookalikeError(
+                f"the class scores depend on more than the input of the head {self.head_name!r}: another path from the "
+                "images leads to them, so embeddings alone cannot be classified"
+            )
         if self._is_head_enough:
             result = in_eval_mode(self.model, lambda: call(head, features))
         else:
@@ -252,6 +259,15 @@ class Encoder(nn.Module):
             result = select_output(with_input(modules, features, lambda: self._call(blank)), self.output_key)
         scores = as_columns(result, len(features))
         return result if scores is None else scores
+
+    def _gives_alone(self, features: Tensor, scores: Tensor) -> bool:
+        """Says whether the classifier gives a sample's class scores of its features, with blank images beside them."""
+        try:
+            found = self.head(features)
+        except (RuntimeError, ValueError, TypeError, IndexError):  # whoever calls it sees the reason
+            return True
+        scale = float(scores.abs().max())
+        return found.shape != scores.shape or bool((found - scores).abs().max() <= 0.02 * max(scale, 1e-6))
 
     @property
     def n_outputs(self) -> int | None:
