@@ -225,7 +225,7 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
         "n_prototypes": ({"n_prototypes": 2}, r"n_prototypes \(was 3, now 2\);"),
         "clusterer": ({"clusterer": "kmedoids"}, "clusterer "),
         "n_init": ({"n_init": 3}, "n_init "),
-        "class_order": ({"class_order": [f"digit-{k}" for k in (1, 0, 2, 3)]}, "outputs "),
+        "class_order": ({"class_order": [f"digit-{k}" for k in (1, 0, 2, 3)]}, "outputs.names "),
         "batch_size": ({"batch_size": 4}, "batch_size "),
         "shard_rows": ({"shard_rows": 16}, "shard_rows "),
         "on_error": ({"on_error": "skip"}, "on_error "),
