@@ -166,7 +166,7 @@ def test_differences_name_the_values_but_not_fingerprints():
     held = {"weights": "0" * 64, "seed": 1, "options": {"sigma": 1.0}, "same": 3, "old": 1}
     wanted = {"weights": "1" * 64, "seed": 2, "options": {"sigma": 2.0}, "same": 3}
     assert differences(held, wanted) == (
-        "weights and seed (was 1, now 2) and options (was {'sigma': 1.0}, now {'sigma': 2.0}) and old (was 1, now None)"
+        "weights and seed (was 1, now 2) and options.sigma (was 1.0, now 2.0) and old (was 1, now None)"
     )
     assert differences(held, held) == ""
     assert differences({"n": {"a": (1, 2)}}, {"n": {"a": [1, 2]}}) == ""  # as JSON has them

@@ -1,6 +1,7 @@
 """KMEx on patches: a prototype model whose prototypes are parts of images."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -179,6 +180,27 @@ def test_linear_weights_are_the_non_negative_least_squares():
     weight = PatchLinear.fit(shares, labels, 3).weight.numpy()
     for k in range(3):
         np.testing.assert_allclose(weight[k], nnls(shares, (labels == k).astype(float))[0], atol=1e-3)
+
+
+def test_positions_that_are_no_places_are_told():
+    class Net(nn.Module):
+        def __init__(self, arranged):
+            super().__init__()
+            torch.manual_seed(0)
+            self.patches, self.head, self.arranged = nn.Conv2d(3, 64, 4, 4), nn.Linear(64, 3), arranged
+            self.mix = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
+
+        def forward(self, x):
+            return self.head(self.mix(self.arranged(self.patches(x)).transpose(1, 2)).mean(1))
+
+    data = torch.randn(12, 3, 32, 32), torch.arange(12) % 3
+    options = {"n_prototypes": 1, "level": "patch", "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*training images per prototype")
+        convert(Net(lambda maps: maps.flatten(2)).eval(), data, **options)
+    with pytest.warns(LookalikeWarning, match=r"the positions of the layer 'mix' may be no places in the image"):
+        convert(Net(lambda maps: maps.transpose(2, 3).flatten(2)).eval(), data, **options)
 
 
 def test_maps_with_channels_last_are_those_that_are_pooled():

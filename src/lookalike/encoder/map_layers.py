@@ -155,11 +155,14 @@ def _pooled_channels(before: Tensor, after: Tensor) -> int | None:
     Returns:
         1 for a map [N, D, H, W], 3 for [N, H, W, D]; None if it is no such average.
     """
-    if before.ndim != 4 or after.ndim not in (2, 4) or not len(before) or len(after) != len(before):
+    if before.ndim != 4 or after.ndim not in (2, 4):
         return None
     for axis, positions in ((1, (2, 3)), (3, (1, 2))):
         n_channels, n_positions = before.shape[axis], before.shape[positions[0]] * before.shape[positions[1]]
-        if n_positions == 1 or after.numel() != len(before) * n_channels or n_channels not in after.shape[1:]:
+        if n_positions == 1 or n_channels not in after.shape[1:]:
+            continue
+        # shapes are compared, not lengths: whoever traces a network leaves the number of images open
+        if after.shape[0] != before.shape[0] or after.numel() != before.shape[0] * n_channels:
             continue
         if torch.compiler.is_compiling():  # nothing has values then; who traces a network compares the result
             return axis

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError
+from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.cut import Encoder, blank_inputs
@@ -36,6 +36,9 @@ from lookalike.encoder.map_layers import (
 T = TypeVar("T")
 
 Layers = str | Sequence[str]
+
+_LEAST_FOR_PLACES = 4  # positions on a side: in a smaller map any position is near
+_NEAR = 1.5  # positions: convolutions of random weights, at the border of a small map, answer that far away
 
 
 @dataclass(frozen=True)
@@ -113,6 +116,21 @@ class PatchEncoder(Encoder):
             self.patch_dim = sum(layer_map.shape[1] for layer_map in maps)
             self.embedding_dim = self.n_patches * self.patch_dim
             self.is_pooled = self._is_live
+            if scales is None:
+                self._warn_of_no_places(sample)
+
+    def _warn_of_no_places(self, sample: Tensor) -> None:
+        """Warns of layers whose positions are no places: where a part of an image changes, another position answers.
+
+        A layer's shape alone does not tell a map from channels, attention weights or tokens in another order.
+        """
+        for number, name in enumerate(self.layers):
+            offset = _offset_of(self, number, sample[:1])
+            if offset is not None:
+                warn_of(
+                    f"the positions of the layer {name!r} may be no places in the image: where a part of it changes, "
+                    f"the position that answers most lies {offset:.0f} positions away; name other layers (layers=)"
+                )
 
     @property
     def n_patches(self) -> int:
@@ -276,6 +294,35 @@ def _scale_of(layer_map: Tensor) -> float:
     """Returns 1 / the root of the mean squared length of the positions' vectors."""
     mean_square = float(layer_map.float().square().sum(1).mean())
     return mean_square**-0.5 if mean_square > 0 else 1.0
+
+
+def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor) -> float | None:
+    """Returns how far from a changed part of an image a layer's map changes most, in positions, if that is too far.
+
+    Too far is a quarter of the map's shorter side, and more than one and a half: layers in which every position sees
+    the whole image still answer most at the place itself, or beside it [ours].
+    """
+    with torch.no_grad():
+        layer_map = encoder._layer_maps(lambda: Encoder.features(encoder, image))[0][layer]
+        rows, columns = layer_map.shape[2:]
+        if min(rows, columns) < _LEAST_FOR_PLACES:
+            return None
+        height, width = image.shape[2:]
+        places = [(r * rows // 4, c * columns // 4) for r in (1, 3) for c in (1, 3)]
+        noise = 1 + 2 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0xC311)).to(image)
+        changed = image.repeat(len(places), 1, 1, 1)
+        for number, (row, column) in enumerate(places):
+            down = slice(row * height // rows, (row + 1) * height // rows)
+            across = slice(column * width // columns, (column + 1) * width // columns)
+            changed[number, :, down, across] = noise[0, :, down, across]
+        answers = encoder._layer_maps(lambda: Encoder.features(encoder, changed))[0][layer] - layer_map
+    strongest = answers.norm(dim=1).flatten(1).argmax(1).tolist()
+    offsets = [
+        max(abs(position // int(columns) - row), abs(position % int(columns) - column))
+        for position, (row, column) in zip(strongest, places, strict=True)
+    ]
+    offset = sum(offsets) / len(offsets)
+    return offset if offset > max(_NEAR, min(rows, columns) / 4) else None
 
 
 def _view_of(encoder: PatchEncoder, layer: int) -> LayerView:

@@ -15,7 +15,7 @@ from lookalike._core.wording import counted
 
 N_QUANTILES = 101
 ENOUGH_SAMPLES = 10  # behind a prototype: the largest distance of fewer says little about new inputs
-_ROUNDING_OF_EMBEDDINGS = 1e-6  # relative to their length, in single precision
+_ROUNDING_OF_NOTHING = 1e-5  # relative to the model's largest distance, in single precision
 ROUNDING = 1e-4  # relative: the farthest distance is a rounded quantile
 
 Scope = Literal["prototype", "class", "model"]
@@ -149,10 +149,10 @@ class Prototypes(nn.Module):
     def farthest(self) -> Tensor:
         """Distance of the farthest of each prototype's own training samples [P], and what rounding makes of it.
 
-        A distance of nothing, as of copies of one image, is a rounded number of the size of the embeddings' last digit.
+        A distance of nothing, as of copies of one image, is a rounded number of the size of an embedding's last digit.
         """
-        lengths: Tensor = self.vectors.detach().norm(dim=1)
-        return self.quantiles[:, -1] + _ROUNDING_OF_EMBEDDINGS * lengths.to(self.quantiles)
+        farthest: Tensor = self.quantiles[:, -1]
+        return farthest + _ROUNDING_OF_NOTHING * farthest.nan_to_num(0.0).amax()
 
     def familiar_range(self) -> FamiliarRange:
         """Returns how far away the farthest training sample is, of as many as are needed to tell [ours].

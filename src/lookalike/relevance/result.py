@@ -12,8 +12,6 @@ from lookalike.relevance.rule_uses import TOO_MUCH
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ABSURD = 100.0  # of the residual; of maps that say something it is below 1, and with signed activations a few
-
 
 @dataclass(frozen=True)
 class RuleUse:
@@ -94,20 +92,10 @@ class Relevance:
         shares = {name: float(share[rows].max()) for name, share in self.unruled_by.items()}
         worst = float(self.unruled[rows].max()) if shares else 0.0
         if worst <= TOO_MUCH:
-            return self._caution_of_sums(rows)
+            return None
         names = sorted(shares, key=lambda name: -shares[name])
         listed = ", ".join(names[:3]) + (" and others" if len(names) > 3 else "")
         return f"do not rely on this map: {worst:.0%} of its relevance went through {listed} without a rule"
-
-    def _caution_of_sums(self, rows: int | slice) -> str | None:
-        """Why maps are unreliable whose relevance is not what the score is made of; None if it is."""
-        residual = float(self.residual[rows].max())
-        if residual <= _ABSURD:
-            return None
-        return (
-            f"do not rely on this map: its relevance differs from the score by {residual:.2g} times the score, so that "
-            "these rules do not fit the network; try another composite, such as 'attnlrp' for attention"
-        )
 
     @property
     def without_rule(self) -> list[str]:
