@@ -308,7 +308,8 @@ def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor) -> float | None
         if min(rows, columns) < _LEAST_FOR_PLACES:
             return None
         height, width = image.shape[2:]
-        places = [(r * rows // 4, c * columns // 4) for r in (1, 3) for c in (1, 3)]
+        quarters = ((1, 3), (3, 1), (1, 2), (3, 2))  # none on the diagonal, where rows and columns are alike
+        places = [(r * rows // 4, c * columns // 4) for r, c in quarters]
         noise = 1 + 2 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0xC311)).to(image)
         changed = image.repeat(len(places), 1, 1, 1)
         for number, (row, column) in enumerate(places):
