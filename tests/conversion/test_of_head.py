@@ -29,6 +29,11 @@ def test_the_scores_are_those_of_the_classifier(net, blobs, tmp_path, untouched)
     assert {"ghosting", "diversity"} <= set(card)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_head_in_another_precision_is_taken(net, blobs, dtype):
+    assert len(convert(net.to(dtype), blobs, level="head", progress=False).prototypes) == 3
+
+
 @pytest.mark.parametrize("changed", ["flipped", "negative", "scaled"])
 def test_a_head_whose_weights_do_not_give_the_answers_is_refused(changed, blobs):
     class Net(nn.Module):

@@ -182,6 +182,20 @@ def test_linear_weights_are_the_non_negative_least_squares():
         np.testing.assert_allclose(weight[k], nnls(shares, (labels == k).astype(float))[0], atol=1e-3)
 
 
+class ChannelNorm(nn.Module):
+    def forward(self, x):
+        return x - x.mean(1, keepdim=True)
+
+
+def test_a_mean_over_channels_after_the_pooling_is_not_the_pooling():
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 64, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), ChannelNorm(), nn.Flatten(), nn.Linear(64, 3))
+    data = torch.randn(12, 3, 16, 16), torch.arange(12) % 3
+    encoder = convert(nn.Sequential(*layers).eval(), data, 1, level="patch", progress=False).encoder
+    assert encoder.grid == (7, 7)
+    assert encoder.patch_dim == 64
+
+
 def test_positions_that_are_no_places_are_told():
     class Net(nn.Module):
         def __init__(self, arranged):

@@ -1,5 +1,7 @@
 """Data in forms that could be taken for something else are read as they are meant, or refused."""
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSampler, TensorDataset
 
-from lookalike import LookalikeError, LookalikeWarning, convert, evaluate, explain
+from lookalike import LookalikeError, LookalikeWarning, convert, embed, evaluate, explain
 from lookalike.data import Preprocessing, load_folder
 from tests.small import bright_images, small_network
 
@@ -138,3 +140,47 @@ def test_arrays_in_other_forms_are_read_or_refused(tmp_path):
     assert by_pictures.predict(np.array([str(tmp_path / "a.png")])) == by_pictures.predict(pictures[3])
     with pytest.raises(LookalikeError, match="two channels, grey and its transparency"):
         by_pictures.predict(np.zeros((20, 20, 2), np.uint8))
+
+
+def test_a_stream_that_begins_anew_may_return_itself():
+    class Again(IterableDataset):
+        def __iter__(self):
+            self.position = 0
+            return self
+
+        def __next__(self):
+            if self.position == 60:
+                raise StopIteration
+            self.position += 1
+            return X60[self.position - 1], int(Y60[self.position - 1])
+
+    assert len(convert(small_network(), Again(), 1, progress=False).prototypes) == 3
+
+
+X60, Y60 = bright_images(60)
+
+
+def test_embeddings_of_the_same_samples_in_another_container_are_taken():
+    net = small_network()
+    sem = convert(net, (X60, Y60), 1, progress=False)
+    whole = TensorDataset(X60, Y60)
+    store = embed(sem, whole, progress=False)
+    options = {"only": ("faithfulness",), "progress": False}
+    expected = evaluate(sem, (X60, Y60), **options)["accuracy"]
+    assert evaluate(sem, (X60, Y60), test_embeddings=store, **options)["accuracy"] == expected
+    part = DataLoader(whole, sampler=SubsetRandomSampler(range(30, 60)))
+    assert evaluate(sem, part, test_embeddings=embed(sem, part, progress=False), **options)["accuracy"] >= 0
+    with pytest.raises(LookalikeError, match="embeddings are of 60 samples and the data have 30"):
+        evaluate(sem, part, test_embeddings=store, **options)
+    with pytest.raises(LookalikeError, match="of other data: their labels differ"):
+        evaluate(sem, (X60, (Y60 + 1) % 3), test_embeddings=store, **options)
+
+
+def test_what_a_loaders_own_collate_decides_is_not_told():
+    def collate(items):
+        return torch.stack([image for _, image, _ in items]), torch.tensor([label for label, _, _ in items])
+
+    items = [(int(label), image, index) for index, (image, label) in enumerate(zip(X60, Y60, strict=True))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", LookalikeWarning)
+        convert(small_network(), DataLoader(items, batch_size=20, collate_fn=collate), 1, progress=False)

@@ -26,10 +26,9 @@ from lookalike.conversion.steps import (
     preprocessing_that_comes_with,
 )
 from lookalike.conversion.survey import survey
-from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder, LoadedClassifier
-from lookalike.encoder.calls import take_rows
+from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.class_map import map_classes
 from lookalike.encoder.head import CONVOLUTIONS, get_head
 from lookalike.model import PrototypeModel
@@ -70,8 +69,8 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
     check_finite(store)
     class_names = checked_class_names(settings.class_names or store.class_names, store)
     rows = _rows_of_classes(encoder, class_names)
-    if batches is not None:
-        _check_weights(encoder, batches, weight, bias)
+    if batches is not None and batches.can_fetch and len(store):
+        _check_weights(encoder, batches.fetch(store.indices[:_CHECKED].tolist()), weight, bias)
     n_classes = len(class_names)
     similarity = make_similarity("dot")
     learned = Prototypes(weight[rows].cpu().float().clone(), torch.arange(n_classes), class_names)
@@ -110,26 +109,21 @@ def linear_head_of(encoder: Encoder) -> tuple[Tensor, Tensor | None]:
     return weight, None if head.bias is None else head.bias.detach()
 
 
-def _check_weights(encoder: Encoder, batches: Batches, weight: Tensor, bias: Tensor | None) -> None:
-    """Checks on a batch that the head's weights alone give the classifier's answers.
+def _check_weights(encoder: Encoder, inputs: Any, weight: Tensor, bias: Tensor | None) -> None:
+    """Checks on a few images that the head's weights alone give the classifier's answers.
 
     Raises:
         LookalikeError: If they do not: the head computes with others, or something follows it.
     """
-    first = next(iter(batches), None)
     outputs = encoder.outputs
-    if (
-        first is None
-        or outputs is None
-        or not isinstance(first.inputs, Tensor)
-        or outputs.kind not in ("logits", "probabilities", "log-probabilities")
-    ):
+    if outputs is None or outputs.kind not in ("logits", "probabilities", "log-probabilities"):
         return
     with torch.no_grad():
-        z, scores = encoder.embed_and_score(take_rows(first.inputs, slice(0, _CHECKED)))
-        assert scores is not None  # there are outputs
-        by_weights = z @ weight.T if bias is None else z @ weight.T + bias
-        expected, found = outputs.probabilities(scores.float()).cpu(), by_weights.float().softmax(1).cpu()
+        z, scores = encoder.embed_and_score(place(inputs, device_of(encoder.model), dtype_of(encoder.model)))
+    assert scores is not None  # there are outputs
+    by_weights = z.float().cpu() @ weight.float().cpu().T
+    by_weights = by_weights if bias is None else by_weights + bias.float().cpu()
+    expected, found = outputs.probabilities(scores.float().cpu()), by_weights.softmax(1)
     if not torch.allclose(found, expected, rtol=0, atol=_TOLERANCE):
         raise LookalikeError(
             f"the weights of the head {encoder.head_name!r} do not give the classifier's answers (its probabilities "

@@ -174,6 +174,14 @@ class Batches:
             return None
 
     @property
+    def labels_if_known(self) -> np.ndarray | None:
+        """The labels of all samples [N], where they are at hand without reading the samples; else None."""
+        if self._arrays is not None:
+            return as_labels(self._arrays[1])
+        labels = getattr(self.dataset, "labels", None)
+        return labels if isinstance(labels, np.ndarray) and labels.ndim == 1 else None
+
+    @property
     def can_fetch(self) -> bool:
         """Whether single samples can be read again."""
         return not isinstance(self.dataset, IterableDataset)
@@ -449,16 +457,16 @@ class _SamplesOrErrors(Dataset[Any]):
 def _check_begins_anew(stream: IterableDataset[Any]) -> None:
     """Checks that a stream can be read more than once, as it is: to cut the network, to embed, to measure.
 
+    Only streams that hand out an iterator that they hold are known to go on where the last pass stopped.
+
     Raises:
         LookalikeError: If each pass goes on where the last one stopped.
     """
-    if type(stream).__module__.startswith("lookalike."):
+    held = [value for value in vars(stream).values() if isinstance(value, Iterator)]
+    if not held:
         return
-    try:
-        is_one_iterator = iter(stream) is iter(stream)
-    except Exception:  # reading it names what is wrong
-        return
-    if is_one_iterator:
+    iterator = iter(stream)
+    if any(iterator is value for value in held):
         raise LookalikeError(
             f"the stream {type(stream).__name__} can be read only once, since its __iter__ returns the same iterator "
             "each time, and it is read several times: let __iter__ begin anew, as a function with yield does"

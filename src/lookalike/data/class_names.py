@@ -40,13 +40,20 @@ def _names_of_parts(names_of_each: list[list[str] | None]) -> list[str] | None:
     first = names_of_each[0]
     if all(names == first for names in names_of_each):
         return first
-    if None in names_of_each:
+    known = [names for names in names_of_each if names is not None]
+    if len(known) < len(names_of_each):
         return None
-    other = next(names for names in names_of_each if names != first)
-    raise LookalikeError(
-        f"the parts of the data have other classes ({listing(first or [], 5)}; {listing(other or [], 5)}), so that a "
-        "label means another class in each: number the classes of all parts in one way"
-    )
+    longest = max(known, key=len)
+    if all(names == longest[: len(names)] for names in known):
+        return longest
+    for names in known:
+        # the same name at another label; names that are only spelled otherwise are no names to go by
+        if any(name in longest and longest.index(name) != label for label, name in enumerate(names)):
+            raise LookalikeError(
+                f"the parts of the data number their classes in other ways ({listing(longest, 5)}; "
+                f"{listing(names, 5)}), so that a label means another class in each: number them in one way"
+            )
+    return None
 
 
 def _class_to_idx(data: Any) -> dict[str, int] | None:

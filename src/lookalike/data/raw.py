@@ -60,7 +60,11 @@ def read_inputs(
     if isinstance(data, DataBundle):
         raise LookalikeError("a DataBundle has two parts; give its .test or .train")
     if isinstance(data, DataLoader) and (rows := rows_in_order(data)) is not None:  # an answer for each, in this order
-        data = DataLoader(Subset(data.dataset, rows), data.batch_size or batch_size, collate_fn=data.collate_fn)
+        data = DataLoader(
+            Subset(data.dataset, rows), data.batch_size or batch_size, collate_fn=data.collate_fn,
+            num_workers=data.num_workers, worker_init_fn=data.worker_init_fn,
+            multiprocessing_context=data.multiprocessing_context,
+        )  # fmt: skip
     if isinstance(data, Batches | DataLoader | Dataset):
         batches = data if isinstance(data, Batches) else Batches(data, batch_size)
         warn_of_transparency(batches.dataset, "")

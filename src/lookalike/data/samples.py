@@ -65,10 +65,10 @@ def collate_samples(items: list[Any], first: int, collate: Callable[[list[Any]],
     Raises:
         LookalikeError: If the samples differ in shape, keys or type.
     """
+    if collate is not None:  # which decides what is the input, and what the label
+        return split_item(_call_collate(collate, items, first), first)
     if first == 0 and items:
         _warn_of_more(items[0])
-    if collate is not None:
-        return split_item(_call_collate(collate, items, first), first)
     pairs = [split_item(item, first + offset) for offset, item in enumerate(items)]
     shapes = sorted({str(tuple(np.shape(x))) for x, _ in pairs if isinstance(x, Tensor | np.ndarray)})
     if len(shapes) > 1:
@@ -89,7 +89,7 @@ def _warn_of_more(item: Any) -> None:
         others = [
             key
             for key, value in item.items()
-            if key != used and key not in LABEL_KEYS and isinstance(value, Tensor | np.ndarray) and value.ndim
+            if key != used and key not in LABEL_KEYS and isinstance(value, Tensor) and value.ndim
         ]
         if others:
             warn_of(

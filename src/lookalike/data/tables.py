@@ -30,6 +30,7 @@ _LABEL = _words(
     "label labels class classes class_name classname class_label label_name category category_name categories target y "
     "diagnosis dx breed species ground_truth gt tag level cls class_id label_id"
 )
+_NAMED_LABEL = _words("label labels class_name classname class_label label_name category_name class_id label_id")
 _SPLIT = _words("split set data_set dataset subset partition part usage phase fold")
 _FLAGS = {"0": False, "0.0": False, "false": False, "1": True, "1.0": True, "true": True}
 _HUGGING_FACE = ("metadata.csv", "metadata.jsonl")
@@ -321,12 +322,18 @@ def _as_whole_numbers(cells: list[str]) -> list[str]:
 
 def _is_one_hot(table: Table, file_column: int) -> bool:
     """Says whether a table has a column of 0 and 1 for each of three classes or more, whatever they are called."""
-    flags = [
-        [_FLAGS.get(cell.lower()) for cell in table.column(k)]
-        for k, name in enumerate(table.header or [])
-        if k != file_column and _column_key(name) not in _SPLIT
-    ]
-    return len(flags) > 2 and all(None not in row and sum(row) == 1 for row in zip(*flags, strict=True))
+    flags: list[list[bool]] = []
+    for k, name in enumerate(table.header or []):
+        key = _column_key(name)
+        if k == file_column or key in _SPLIT:
+            continue
+        if key in _NAMED_LABEL:  # such a column holds the classes, whatever is beside it
+            return False
+        column = [_FLAGS.get(cell.lower()) for cell in table.column(k)]
+        if None in column:
+            return False
+        flags.append([bool(flag) for flag in column])
+    return len(flags) > 2 and bool(table.rows) and all(sum(row) == 1 for row in zip(*flags, strict=True))
 
 
 def _labels_from_flags(table: Table, source: Source, file_column: int) -> list[str]:

@@ -159,7 +159,8 @@ def _pooled_channels(before: Tensor, after: Tensor) -> int | None:
         return None
     for axis, positions in ((1, (2, 3)), (3, (1, 2))):
         n_channels, n_positions = before.shape[axis], before.shape[positions[0]] * before.shape[positions[1]]
-        if n_positions == 1 or n_channels not in after.shape[1:]:
+        is_map = n_positions > 1 and (axis == 1 or n_channels > 1)  # [N, D, 1, 1] is no map with its channels last
+        if not is_map or n_channels not in after.shape[1:]:
             continue
         # shapes are compared, not lengths: whoever traces a network leaves the number of images open
         if after.shape[0] != before.shape[0] or after.numel() != before.shape[0] * n_channels:

@@ -317,7 +317,10 @@ def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor) -> float | None
             across = slice(column * width // columns, (column + 1) * width // columns)
             changed[number, :, down, across] = noise[0, :, down, across]
         answers = encoder._layer_maps(lambda: Encoder.features(encoder, changed))[0][layer] - layer_map
-    strongest = answers.norm(dim=1).flatten(1).argmax(1).tolist()
+    largest, strongest_position = answers.norm(dim=1).flatten(1).max(1)
+    if not bool((largest > 0).all()) or not bool(largest.isfinite().all()):
+        return None
+    strongest = strongest_position.tolist()
     offsets = [
         max(abs(position // int(columns) - row), abs(position % int(columns) - column))
         for position, (row, column) in zip(strongest, places, strict=True)

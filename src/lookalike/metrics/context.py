@@ -352,12 +352,26 @@ def check_given_store(store: EmbeddingStore, model: PrototypeModel, data: Batche
     """
     if not isinstance(model.encoder, Encoder) or model.has_patches:
         return
-    check_store(store, model.encoder, data)
+    check_store(store, model.encoder, None)
     n_read = len(store) + len(store.skipped)
-    if data is not None and data.total is not None and data.total != n_read:
+    if data is None or data.total is None:
+        return
+    if data.total != n_read:
         raise LookalikeError(
             f"the embeddings are of {n_read:,} samples and the data have {data.total:,}; embed the data again"
         )
+    _check_labels_of(store, data)
+
+
+def _check_labels_of(store: EmbeddingStore, data: Batches) -> None:
+    """Checks embeddings against the labels of arrays; the same samples in another container have other fingerprints.
+
+    Raises:
+        LookalikeError: If the labels are others.
+    """
+    labels = data.labels_if_known
+    if labels is not None and not np.array_equal(labels[store.indices], store.labels):
+        raise LookalikeError("the embeddings are of other data: their labels differ; embed the data again")
 
 
 def rows_of(store: EmbeddingStore, rows: slice, device: torch.device) -> Tensor:
