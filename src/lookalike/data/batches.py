@@ -457,19 +457,16 @@ class _SamplesOrErrors(Dataset[Any]):
 def _check_begins_anew(stream: IterableDataset[Any]) -> None:
     """Checks that a stream can be read more than once, as it is: to cut the network, to embed, to measure.
 
-    Only streams that hand out an iterator that they hold are known to go on where the last pass stopped.
-
     Raises:
-        LookalikeError: If each pass goes on where the last one stopped.
+        LookalikeError: If its passes share one iterator, so that one goes on where the last one stopped, or one that is
+            begun while another is read sets that back.
     """
     held = [value for value in vars(stream).values() if isinstance(value, Iterator)]
-    if not held:
-        return
-    iterator = iter(stream)
-    if any(iterator is value for value in held):
+    iterator = iter(stream) if held or isinstance(stream, Iterator) else None
+    if iterator is not None and any(iterator is value for value in (stream, *held)):
         raise LookalikeError(
-            f"the stream {type(stream).__name__} can be read only once, since its __iter__ returns the same iterator "
-            "each time, and it is read several times: let __iter__ begin anew, as a function with yield does"
+            f"the stream {type(stream).__name__} has one iterator for all passes, which its __iter__ returns each "
+            "time, and it is read several times: let __iter__ begin anew, as a function with yield does"
         )
 
 
