@@ -7,7 +7,7 @@ from PIL import Image
 from lookalike.conversion.clustering import CLUSTERERS
 from lookalike.data import MaskedFiles, Preprocessing
 from lookalike.data.masks import alpha_mask
-from lookalike.experiments import Cells, Plan, Workbench, photographs
+from lookalike.experiments import Cells, Plan, Workbench
 from lookalike.experiments import photograph_variants as variants
 from lookalike.experiments.photograph_attributes import ATTRIBUTES, attributes_of
 from tests.experiments.tiny_encoder import use_tiny_encoder
@@ -16,7 +16,6 @@ from tests.experiments.tiny_encoder import use_tiny_encoder
 @pytest.fixture
 def bench(tmp_path, monkeypatch):
     use_tiny_encoder(tmp_path, monkeypatch, 8, 8, 8)
-    monkeypatch.setattr(variants, "ENCODERS", photographs.ENCODERS)
     return Workbench(tmp_path / "bench"), Cells(tmp_path / "cells")
 
 

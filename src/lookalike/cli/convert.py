@@ -395,11 +395,11 @@ def _load_source(
 
     weights, key, by_order = checkpoint
     if is_address(model) or (Path(model).is_dir() and not is_saved_classifier(model)):
-        given = {
+        of_classifiers = {
             "--weights": weights, "--weights-key": key, "--weights-by-order": by_order, "--model-arg": arguments,
             "--head": head,
         }  # fmt: skip
-        unused = [name for name, value in given.items() if value]
+        unused = [name for name, value in of_classifiers.items() if value]
         if unused:
             raise LookalikeError(
                 f"the model saved in {model!r} comes with its network, weights and head: leave out "

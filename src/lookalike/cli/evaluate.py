@@ -187,9 +187,16 @@ def evaluate(
         _print_verdict(card)
         print_notes(card.notes, as_error=True)
         if model.is_dir():
-            given: dict[str, object] = {"--labels": labels, "--split-seed": split_seed, "--class-order": class_order}
-            given |= original.as_given() | {"--scorecard": output, "--on-error": "skip" if on_error == "skip" else None}
-            needed = [word for name, value in given.items() if value is not None for word in (name, str(value))]
+            told_again: dict[str, object] = {
+                "--labels": labels,
+                "--split-seed": split_seed,
+                "--class-order": class_order,
+            }
+            told_again |= original.as_given() | {
+                "--scorecard": output,
+                "--on-error": "skip" if on_error == "skip" else None,
+            }
+            needed = [word for name, value in told_again.items() if value is not None for word in (name, str(value))]
             needed += [*original.flags(), *(["--large-images"] if large_images else [])]
             show_next("report", str(model), data, *needed, "-o", free_name("report.html"), network=network)
     missed = _missed_thresholds(card, min_agreement, max_ghosting)
@@ -297,8 +304,8 @@ def report(
     )
     n_bytes = output.stat().st_size
     if json:
-        found = {"output": str(output), "bytes": n_bytes, "scorecard": card.to_dict()}
-        print_json(found | {"passed_over": bundle.passed_over.to_dict()})
+        written = {"output": str(output), "bytes": n_bytes, "scorecard": card.to_dict()}
+        print_json(written | {"passed_over": bundle.passed_over.to_dict()})
         return
     _print_verdict(card)
     print_notes(card.notes, as_error=True)
@@ -365,9 +372,9 @@ class _Original(NamedTuple):
         from lookalike.encoder import load_classifier
 
         if self.spec is None:
-            given = [name for name, value in self.as_given().items() if value is not None] + self.flags()
-            if given:
-                raise LookalikeError(f"{given[0]} needs --black-box, which names their network")
+            of_weights = [name for name, value in self.as_given().items() if value is not None] + self.flags()
+            if of_weights:
+                raise LookalikeError(f"{of_weights[0]} needs --black-box, which names their network")
             return None
         try:
             box = load_classifier(self.spec, self.weights, weights_key=self.key, by_order=self.by_order)

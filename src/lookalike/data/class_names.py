@@ -40,13 +40,13 @@ def _names_of_parts(names_of_each: list[list[str] | None]) -> list[str] | None:
     first = names_of_each[0]
     if all(names == first for names in names_of_each):
         return first
-    known = [names for names in names_of_each if names is not None]
-    if len(known) < len(names_of_each):
+    stated = [names for names in names_of_each if names is not None]
+    if len(stated) < len(names_of_each):
         return None
-    longest = max(known, key=len)
-    if all(names == longest[: len(names)] for names in known):
+    longest = max(stated, key=len)
+    if all(names == longest[: len(names)] for names in stated):
         return longest
-    for names in known:
+    for names in stated:
         # the same name at another label; names that are only spelled otherwise are no names to go by
         if any(name in longest and longest.index(name) != label for label, name in enumerate(names)):
             raise LookalikeError(

@@ -263,11 +263,11 @@ class Encoder(nn.Module):
     def _gives_alone(self, features: Tensor, scores: Tensor) -> bool:
         """Says whether the classifier gives a sample's class scores of its features, with blank images beside them."""
         try:
-            found = self.head(features)
+            recomputed = self.head(features)
         except Exception:  # a network may refuse blank images; whoever calls the head sees the reason
             return True
         scale = float(scores.abs().max())
-        return found.shape != scores.shape or bool((found - scores).abs().max() <= 0.02 * max(scale, 1e-6))
+        return recomputed.shape != scores.shape or bool((recomputed - scores).abs().max() <= 0.02 * max(scale, 1e-6))
 
     @property
     def n_outputs(self) -> int | None:

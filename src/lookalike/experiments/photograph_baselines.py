@@ -23,8 +23,8 @@ from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
 from lookalike.experiments.photograph_boxes import without_head
-from lookalike.experiments.photographs import ENCODERS, lacks_stamps, of_seeds, prepared
-from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.photographs import lacks_stamps, prepared, rows_by_backbone
+from lookalike.experiments.tables import Column
 from lookalike.experiments.workbench import PAPERS_RULE, Workbench
 from lookalike.metrics import BlackBox, evaluate
 from lookalike.model import PrototypeModel
@@ -86,14 +86,8 @@ class EmbeddingClassifier(nn.Module):
 
 def run_photographs_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Measures the baselines, a black box and its KMEx, all trained on the same embeddings."""
-    rows = []
-    for name in ENCODERS:
-        settings = {"backbone": name, "options": [COMMON, OWN]}
-        records = of_seeds("photographs-baselines", name, settings, plan, bench, cells, measure)
-        rows += [
-            Row((name, method), gather([record[method] for record in records], _COLUMNS))
-            for method in (records[0] if records else ())
-        ]
+    settings = {"options": [COMMON, OWN]}
+    rows = rows_by_backbone("photographs-baselines", settings, _COLUMNS, plan, bench, cells, measure)
     remarks = [
         f"All are trained on the embeddings of the frozen backbone, with {_PER_CLASS} prototypes per class and as many "
         "steps as on the digits; decoders reconstruct the embedding in place of the image. One split into some 105 and "
@@ -105,14 +99,8 @@ def run_photographs_baselines(plan: Plan, bench: Workbench, cells: Cells) -> Fin
 
 def run_photographs_baseline_maps(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Measures the heat-maps of the same models, each behind the backbone that its embeddings are of."""
-    rows = []
-    for name in ENCODERS:
-        settings = {"backbone": name, "options": [COMMON, OWN], "maps": [_IMAGES, _STEPS, _DRAWS]}
-        records = of_seeds("photographs-baseline-maps", name, settings, plan, bench, cells, measure_maps)
-        rows += [
-            Row((name, method), gather([record[method] for record in records], _MAPS))
-            for method in (records[0] if records else ())
-        ]
+    settings = {"options": [COMMON, OWN], "maps": [_IMAGES, _STEPS, _DRAWS]}
+    rows = rows_by_backbone("photographs-baseline-maps", settings, _MAPS, plan, bench, cells, measure_maps)
     remarks = [
         "Models as in the table above, backbone and trained encoder one behind the other. PRP by the paper's rule; "
         f"{_IMAGES} test photographs, curves of {_STEPS} steps and {_DRAWS} draws."

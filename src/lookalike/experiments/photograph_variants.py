@@ -1,6 +1,6 @@
 """KMEx of photographs with one thing varied: the clusterer, the number of prototypes, patches for images [ours]."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, 
 from lookalike.experiments.parts import accuracy_by_patches
 from lookalike.experiments.photograph_attributes import attributes_of
 from lookalike.experiments.photograph_boxes import black_box
-from lookalike.experiments.photographs import ENCODERS, lacks_stamps, of_seeds
-from lookalike.experiments.tables import Column, Row, gather
+from lookalike.experiments.photographs import lacks_stamps, rows_by_backbone
+from lookalike.experiments.tables import Column
 from lookalike.experiments.variants import ATTRIBUTE_COLUMNS, ATTRIBUTE_SECTIONS, with_ghost_counts
 from lookalike.experiments.workbench import Workbench
 from lookalike.metrics import BlackBox, evaluate
@@ -32,13 +32,11 @@ _CLUSTERED = (
 _PATCHES = (_ACCURACY, Column("single", "single patches %", 100, 1))
 _BLACK_BOX, _WHOLE = "black box", "KMEx, whole images"
 
-Measure = Callable[[str, int], Record]
-
 
 def run_photographs_clusterers(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Measures conversions by each clusterer (paper, Table 13)."""
     settings = {"per_class": _PER_CLASS, "clusterers": list(CLUSTERERS)}
-    rows = _rows("clusterers", settings, _CLUSTERED, plan, bench, cells, _measure_clusterers)
+    rows = rows_by_backbone("photographs-clusterers", settings, _CLUSTERED, plan, bench, cells, _measure_clusterers)
     remark = f"`l2`, {_PER_CLASS} prototypes per class. One split into some 105 and 26 photographs per seed."
     return Findings(("backbone", "clusterer"), _CLUSTERED, rows, {}, [remark])
 
@@ -46,7 +44,9 @@ def run_photographs_clusterers(plan: Plan, bench: Workbench, cells: Cells) -> Fi
 def run_photographs_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Counts the attributes that KMEx's prototypes show, against their number (paper, Figure 5)."""
     settings = {"numbers": _NUMBERS}
-    rows = _rows("attributes", settings, ATTRIBUTE_COLUMNS, plan, bench, cells, _measure_attributes)
+    rows = rows_by_backbone(
+        "photographs-attributes", settings, ATTRIBUTE_COLUMNS, plan, bench, cells, _measure_attributes
+    )
     remark = (
         "Thirteen attributes, measured on the pixels and masks of the cut-out objects: colours, brightness, size and "
         "shape. `l2`; some 105 training photographs per seed."
@@ -56,31 +56,13 @@ def run_photographs_attributes(plan: Plan, bench: Workbench, cells: Cells) -> Fi
 
 def run_photographs_patches(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Measures KMEx of patches beside KMEx of images and the black box (paper, Table 14)."""
-    rows = _rows("patches", {"per_class": _PER_CLASS}, _PATCHES, plan, bench, cells, _measure_patches)
+    rows = rows_by_backbone(
+        "photographs-patches", {"per_class": _PER_CLASS}, _PATCHES, plan, bench, cells, _measure_patches
+    )
     remark = (
         f"{_PER_CLASS} prototypes per class in both. Single patches: share of patches classified correctly, each alone."
     )
     return Findings(("backbone", "model"), _PATCHES, rows, {}, [remark])
-
-
-def _rows(
-    topic: str,
-    settings: Mapping[str, Any],
-    columns: tuple[Column, ...],
-    plan: Plan,
-    bench: Workbench,
-    cells: Cells,
-    measure: Measure,
-) -> list[Row]:
-    """Measures for each backbone and seed, and returns a row for each backbone and variant of a record."""
-    rows = []
-    for name in ENCODERS:
-        records = of_seeds(f"photographs-{topic}", name, {"backbone": name, **settings}, plan, bench, cells, measure)
-        rows += [
-            Row((name, variant), gather([record[variant] for record in records], columns))
-            for variant in (records[0] if records else ())
-        ]
-    return rows
 
 
 def _measure_clusterers(name: str, seed: int) -> Record:
@@ -104,8 +86,8 @@ def _measure_conversions(name: str, seed: int, variants: Mapping[str, Mapping[st
     attributes = torch.from_numpy(attributes_of(data.train)) if "attributes" in only else None
     record = {}
     for variant, options in variants.items():
-        given = {"n_prototypes": _PER_CLASS, **options}
-        model = convert(encoder, batches, seed=seed, embeddings=train, progress=False, **given)
+        clustering = {"n_prototypes": _PER_CLASS, **options}
+        model = convert(encoder, batches, seed=seed, embeddings=train, progress=False, **clustering)
         card = evaluate(
             model, data.test, black_box=measured_box, train=train, test_embeddings=test, attributes=attributes,
             only=only, seed=seed, noise="mersenne", progress=False,

@@ -23,7 +23,7 @@ from lookalike.encoder.packaged import load_efficientnet_lite0, load_mobilenet_v
 from lookalike.estimator import PrototypeClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
-from lookalike.experiments.tables import Column, Row
+from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
 from lookalike.metrics import evaluate, paired_difference, plain_predictions
 
@@ -126,6 +126,36 @@ def of_seeds(
         bench.say(f"{experiment}: {name}, seed {seed}")
         records.append(cells.get(f"{experiment}-{name}-{seed}", key, measure, name, seed))
     return [record for record in records if record is not None]
+
+
+def rows_by_backbone(
+    experiment: str,
+    settings: Mapping[str, Any],
+    columns: Sequence[Column],
+    plan: Plan,
+    bench: Workbench,
+    cells: Cells,
+    measure: Callable[[str, int], Record],
+) -> list[Row]:
+    """Measures with each backbone and seed. Returns a row for each backbone and entry of its records.
+
+    Args:
+        experiment: The experiment, by which records are kept.
+        settings: What else a record depends on.
+        columns: The figures of a row.
+        plan: The data and the seeds.
+        bench: Says what is measured.
+        cells: Keeps the records.
+        measure: Measures one record, which holds figures by entry, given the backbone's name and the seed.
+    """
+    rows = []
+    for name in ENCODERS:
+        records = of_seeds(experiment, name, {"backbone": name, **settings}, plan, bench, cells, measure)
+        rows += [
+            Row((name, entry), gather([record[entry] for record in records], columns))
+            for entry in (records[0] if records else ())
+        ]
+    return rows
 
 
 def prepared(name: str, seed: int, classes: Sequence[str] = CLASSES) -> tuple[LoadedClassifier, DataBundle]:

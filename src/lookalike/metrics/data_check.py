@@ -93,8 +93,8 @@ def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingS
     keys = None if test is None or record.keys is None else test.content_keys()
     if keys is not None and record.keys is not None:  # for files, the contents decide, not names and sizes
         return int(np.isin(keys, record.keys).sum())
-    known = store.info.get("data")
-    if record.has_fingerprint_of(test, known) or model.was_updated_with(known):
+    fingerprint = store.info.get("data")
+    if record.has_fingerprint_of(test, fingerprint) or model.was_updated_with(fingerprint):
         return len(store)
     # the same samples in another container have another fingerprint, and the same distances to the prototypes
     n_samples = model.provenance.get("n_samples")

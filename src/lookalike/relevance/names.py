@@ -183,9 +183,9 @@ STRUCTURAL = frozenset(
         "to_copy",
     ]
 )
-# Operations whose results depend only on the shape, type or device of their argument.
-# operations whose other arguments give a form only: a constant in an image's form is a constant
+# Operations whose other arguments give a form only: a constant in an image's form is a constant.
 VALUES_OF_FIRST = frozenset(["expand_as", "view_as", "reshape_as", "type_as", "to"])
+# Operations whose results depend only on the shape, type or device of their argument.
 SHAPE_ONLY = frozenset(
     [
         "zeros_like",
