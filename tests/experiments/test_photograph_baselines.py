@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lookalike.experiments import photograph_baselines
-from lookalike.experiments.photograph_baselines import embedded, measure, measure_maps
+from lookalike.experiments.photograph_baselines import embedded, measure, measure_maps, measure_times
 from tests.experiments.tiny_encoder import use_tiny_encoder
 
 pytest.importorskip("lightning")
@@ -54,6 +54,20 @@ def test_heat_maps_of_every_method_are_measured_behind_the_backbone(few_epochs, 
     assert list(record) == MODELS
     assert all(np.isfinite(figure) for figures in record.values() for figure in figures.values())
     assert len({figures["auroc_black_box"] for figures in record.values()}) == 1
+
+
+def test_times_of_every_method_hold_what_comes_before_it(few_epochs):
+    record = measure_times("tiny", 0)
+    assert list(record) == ["black box", *MODELS]
+    assert all(0 < figures["predict_seconds"] < 60 for figures in record.values())
+    black_box, kmex = record["black box"], record["KMEx"]
+    embedding = black_box["total_seconds"] - black_box["train_seconds"]
+    assert embedding > 0
+    assert kmex["total_seconds"] - kmex["train_seconds"] == pytest.approx(black_box["total_seconds"])
+    for title in ("ProtoPNet", "FLINT", "ProtoVAE"):
+        trained, converted = record[title], record[f"{title} + KMEx"]
+        assert trained["total_seconds"] == pytest.approx(embedding + trained["train_seconds"])
+        assert converted["total_seconds"] == pytest.approx(trained["total_seconds"] + converted["train_seconds"])
 
 
 def test_a_network_behind_the_backbone_sees_the_same_embeddings():

@@ -25,6 +25,7 @@ from lookalike.experiments import (
     prp_rules,
     side_by_side,
     trained_attributes,
+    training_length,
     variants,
     watch_streams,
 )
@@ -80,6 +81,7 @@ __all__ = [
     "read_findings",
     "side_by_side",
     "trained_attributes",
+    "training_length",
     "variants",
     "watch_streams",
     "with_data",

@@ -5,8 +5,8 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
+from torch import nn
 
-from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.workbench import Subject, Workbench
 from lookalike.metrics import Scorecard
@@ -34,7 +34,7 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
                 provenance["convert_seconds" if "convert_seconds" in provenance else "train_seconds"]
             ),
             "black_box_train_seconds": bench.black_box_seconds(subject),
-            **predict_seconds(model, box, data.test[0][0][None]),
+            **predict_seconds(model, box.model, data.test[0][0][None]),
             "n_prototypes": len(model.prototypes),
             "embedding_dim": int(model.prototypes.vectors.shape[1]),
         },
@@ -55,14 +55,14 @@ def mean_of(radars: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 @torch.no_grad()
-def predict_seconds(model: PrototypeModel, box: LoadedClassifier, image: torch.Tensor) -> dict[str, float]:
+def predict_seconds(model: PrototypeModel, box: nn.Module, image: torch.Tensor) -> dict[str, float]:
     """Returns the time of a prediction of one image by the model and by its black box.
 
     They predict in turn, so that a change of the machine's load meets both. Each time is the median.
     """
     runs: dict[str, list[float]] = {"predict_seconds": [], "black_box_predict_seconds": []}
     for number in range(_WARM_UP + _TIMED):
-        for name, predict in (("predict_seconds", model), ("black_box_predict_seconds", box.model)):
+        for name, predict in (("predict_seconds", model), ("black_box_predict_seconds", box)):
             started = time.perf_counter()
             predict(image).argmax(1)
             if number >= _WARM_UP:  # the first predictions are slower

@@ -5,6 +5,7 @@ a CPU. So the backbone is frozen and each method trains on its embeddings, as im
 these. Backbone and trained encoder, one behind the other, are then a network of photographs, which has heat-maps.
 """
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -18,14 +19,15 @@ from typing_extensions import override
 from lookalike.baselines import METHODS, train
 from lookalike.conversion.convert import convert
 from lookalike.data import Batches, DataBundle
-from lookalike.embedding import embed
+from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, Plan
+from lookalike.experiments.measure import predict_seconds
 from lookalike.experiments.photograph_boxes import without_head
 from lookalike.experiments.photographs import lacks_stamps, prepared, rows_by_backbone
 from lookalike.experiments.tables import Column
-from lookalike.experiments.workbench import PAPERS_RULE, Workbench
+from lookalike.experiments.workbench import PAPERS_RULE, Workbench, title_of
 from lookalike.metrics import BlackBox, evaluate
 from lookalike.model import PrototypeModel
 from lookalike.networks import NETWORKS
@@ -61,6 +63,11 @@ _MAPS = (
     Column("auroc", "AUROC"),
     Column("auroc_black_box", "black box's"),
     Column("auroc_random", "in random order"),
+)
+_TIMES = (
+    Column("train_seconds", "training or conversion s, least", 1, 1, least=True),
+    Column("total_seconds", "with what is converted and the backbone's pass s, least", 1, 1, least=True),
+    Column("predict_seconds", "prediction of a photograph ms, least", 1000, 1, least=True),
 )
 
 
@@ -108,6 +115,18 @@ def run_photographs_baseline_maps(plan: Plan, bench: Workbench, cells: Cells) ->
     return Findings(("backbone", "model"), _MAPS, rows, {}, remarks)
 
 
+def run_photographs_runtime(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Times the training of the same models, and their predictions behind the backbone."""
+    settings = {"options": [COMMON, OWN]}
+    rows = rows_by_backbone("photographs-runtime", settings, _TIMES, plan, bench, cells, measure_times)
+    remarks = [
+        "Models as in the table above, trained on embeddings; the backbone embeds the training photographs once, with "
+        "reading and preparing them. A prediction is of one photograph in memory, by the backbone and the model behind "
+        "it, the median of 30."
+    ]
+    return Findings(("backbone", "model"), _TIMES, rows, {}, remarks)
+
+
 def measure(name: str, seed: int) -> Record:
     """Trains every method on one split, and converts the black box and each method's encoder."""
     data = embedded(name, seed).data
@@ -127,17 +146,32 @@ def measure_maps(name: str, seed: int) -> Record:
     measured_box = BlackBox(Encoder(embeddings.behind_backbone(box).eval(), sample))
     record = {}
     for title, model, _ in _models(embeddings.data, box, seconds, seed):
-        trained = model.encoder
-        assert isinstance(trained, Encoder)
-        head = "output" if trained.head_name is None else f"trained.{trained.head_name}"
-        encoder = Encoder(embeddings.behind_backbone(trained.model).eval(), sample, head=head)
-        of_photographs = PrototypeModel(encoder, model.prototypes, model.similarity, model.classifier)
+        of_photographs = embeddings.model_behind_backbone(model, sample)
         card = evaluate(
             of_photographs, photographs.test, black_box=measured_box, only=("explanations", "robustness"), seed=seed,
             rule=PAPERS_RULE, n_images=_IMAGES, n_steps=_STEPS, n_draws=_DRAWS, noise="mersenne", progress=False,
         ).to_dict()  # fmt: skip
         record[title] = {column.name: card.get(column.name) for column in _MAPS}
     return record
+
+
+def measure_times(name: str, seed: int) -> Record:
+    """Trains and converts the same, and times that and a prediction of one photograph."""
+    embeddings, photographs = embedded(name, seed), prepared(name, seed)[1]
+    box, box_seconds = _trained_box(embeddings.data, seed)
+    box_of_photographs = embeddings.behind_backbone(box).eval()
+    sample = torch.stack([photographs.train[i][0] for i in (0, 1)])
+    record, times = {}, {}
+    for title, model, trained_in in _models(embeddings.data, box, box_seconds, seed):
+        converted_in = float(model.provenance.get("convert_seconds", 0.0))
+        times = predict_seconds(embeddings.model_behind_backbone(model, sample), box_of_photographs, sample[:1])
+        record[title] = {
+            "train_seconds": converted_in or trained_in,
+            "total_seconds": embeddings.seconds + trained_in + converted_in,
+            "predict_seconds": times["predict_seconds"],
+        }
+    of_box = {"train_seconds": box_seconds, "total_seconds": embeddings.seconds + box_seconds}
+    return {title_of("blackbox"): of_box | {"predict_seconds": times["black_box_predict_seconds"]}, **record}
 
 
 def _trained_box(data: DataBundle, seed: int) -> tuple[nn.Module, float]:
@@ -200,16 +234,26 @@ class EmbeddedPhotographs(NamedTuple):
         backbone: Computes them, before they are scaled.
         centre: Mean of the values that were scaled.
         spread: Their deviation.
+        seconds: Time that the training part's embedding took.
     """
 
     data: DataBundle
     backbone: nn.Module
     centre: float
     spread: float
+    seconds: float
 
     def behind_backbone(self, trained: nn.Module) -> BehindBackbone:
         """Returns a network of these embeddings as a network of photographs."""
         return BehindBackbone(self.backbone, self.centre, self.spread, trained)
+
+    def model_behind_backbone(self, model: PrototypeModel, sample: Tensor) -> PrototypeModel:
+        """Returns a prototype model of these embeddings as one of photographs like a sample [2, 3, H, W]."""
+        trained = model.encoder
+        assert isinstance(trained, Encoder)
+        head = "output" if trained.head_name is None else f"trained.{trained.head_name}"
+        encoder = Encoder(self.behind_backbone(trained.model).eval(), sample, head=head)
+        return PrototypeModel(encoder, model.prototypes, model.similarity, model.classifier)
 
 
 def embedded(name: str, seed: int) -> EmbeddedPhotographs:
@@ -217,8 +261,14 @@ def embedded(name: str, seed: int) -> EmbeddedPhotographs:
     loaded, data = prepared(name, seed)
     backbone = without_head(loaded)
     encoder = Encoder(backbone, torch.stack([data.train[i][0] for i in (0, 1)]), head="output")
-    parts = (data.train, data.test)
-    stores = [embed(encoder, part, batch_size=32, precision="float32", progress=False) for part in parts]
+
+    def embeddings_of(part: Any) -> EmbeddingStore:
+        return embed(encoder, part, batch_size=32, precision="float32", progress=False)
+
+    started = time.perf_counter()
+    train_store = embeddings_of(data.train)
+    seconds = time.perf_counter() - started
+    stores = [train_store, embeddings_of(data.test)]
     z = np.asarray(stores[0].embeddings)
     centre, spread = z.mean(), z.std()  # reconstruction losses expect values of the size of normalised pixels
 
@@ -226,11 +276,13 @@ def embedded(name: str, seed: int) -> EmbeddedPhotographs:
         scaled = torch.from_numpy((np.asarray(stores[index].embeddings) - centre) / spread).float()
         return TensorDataset(scaled[:, :, None, None], torch.from_numpy(np.asarray(stores[index].labels)).long())
 
-    return EmbeddedPhotographs(replace(data, train=part(0), test=part(1)), backbone, float(centre), float(spread))
+    bundle = replace(data, train=part(0), test=part(1))
+    return EmbeddedPhotographs(bundle, backbone, float(centre), float(spread), seconds)
 
 
 for _name, _title, _run in (
     ("photographs-baselines", "Photographs: the baselines on frozen backbones", run_photographs_baselines),
     ("photographs-baseline-maps", "Photographs: heat-maps of the baselines", run_photographs_baseline_maps),
+    ("photographs-runtime", "Photographs: training and prediction time of all models", run_photographs_runtime),
 ):
     EXPERIMENTS.register(_name)(Experiment(_title, "on photographs", _run, lacking=lacks_stamps))

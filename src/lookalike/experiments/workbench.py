@@ -64,6 +64,7 @@ class Subject:
         model: ``"blackbox"``, a baseline's name, ``"kmex"`` (of the black box), or ``"BASELINE+kmex"``.
         seed: Seed of training and conversion.
         n_prototypes: Number of prototypes per class; None takes the data set's default.
+        epochs: Number of epochs of training; None takes the method's default on the data set.
     """
 
     dataset: str
@@ -71,13 +72,15 @@ class Subject:
     model: str
     seed: int
     n_prototypes: int | None = None
+    epochs: int | None = None
 
     @property
     def name(self) -> str:
-        """A name for files: data set, network, model, any number of prototypes, and seed."""
+        """A name for files: data set, network, model, any number of prototypes and of epochs, and seed."""
         number = "" if self.n_prototypes is None else f"-{self.n_prototypes}-per-class"
+        length = "" if self.epochs is None else f"-{self.epochs}-epochs"
         prefix = f"{data_name(self.dataset)}-{network_name(self.network)}"
-        return f"{prefix}-{self.model}{number}-seed{self.seed}".replace("/", "_")
+        return f"{prefix}-{self.model}{number}{length}-seed{self.seed}".replace("/", "_")
 
 
 @cache
@@ -143,6 +146,8 @@ class Workbench:
         given: dict[str, Any] = {"network": subject.network}
         if self.quick:
             given["epochs"] = QUICK_EPOCHS[method]
+        if subject.epochs is not None:
+            given["epochs"] = subject.epochs
         if subject.n_prototypes is not None:
             given["n_prototypes"] = subject.n_prototypes
         return hyperparameters(method, subject.dataset, given=given).to_dict()
@@ -180,14 +185,16 @@ class Workbench:
             self._boxes[box_subject.name] = BlackBox.of(self.black_box(subject), Batches(self.data(subject).test))
         return self._boxes[box_subject.name]
 
-    def evaluate(self, subject: Subject, model: PrototypeModel, data: Any, box: BlackBox, **options: Any) -> Scorecard:
+    def evaluate(
+        self, subject: Subject, model: PrototypeModel, data: Any, box: BlackBox | None, **options: Any
+    ) -> Scorecard:
         """Measures a model as all experiments do: the paper's rule for maps, and the subject's seed.
 
         Args:
             subject: Whose seed selects images and noise.
             model: The model to measure.
             data: Test data, or a data bundle.
-            box: The black box to compare with.
+            box: The black box to compare with; None compares with none.
             **options: Further options of ``lookalike.evaluate``.
         """
         return evaluate(
@@ -233,7 +240,7 @@ class Workbench:
 
     @staticmethod
     def _box_subject(subject: Subject) -> Subject:
-        return replace(subject, model="blackbox", n_prototypes=None)
+        return replace(subject, model="blackbox", n_prototypes=None, epochs=None)
 
     def _is_up_to_date(self, folder: Path, subject: Subject) -> bool:
         try:

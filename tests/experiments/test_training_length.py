@@ -1,0 +1,81 @@
+"""Baselines that are trained for longer: when it is enough, and what is measured."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from lookalike.data import load_training_data
+from lookalike.experiments import EXPERIMENTS, Cells, Plan, Subject, Workbench, training_length
+
+PROTOPNET = Subject("digits", "lookalike:small-cnn", "protopnet", 1)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return load_training_data("digits", 32)
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch, whole):
+    bench = Workbench(tmp_path / "models", quick=True, progress=False)
+    rows = np.random.default_rng(0).permutation(len(whole.train))[:160]
+    small = replace(whole, train=whole.train.select(rows), test=whole.test.select(np.arange(40)))
+    monkeypatch.setattr(Workbench, "data", lambda *_: small)
+    return bench
+
+
+def test_a_subject_with_another_length_has_its_own_name_and_options_and_the_same_black_box(bench):
+    longer = replace(PROTOPNET, epochs=24)
+    assert longer.name == "digits-small-cnn-protopnet-24-epochs-seed1"
+    assert bench.options(longer) == bench.options(PROTOPNET) | {"epochs": 24}
+    assert bench._box_subject(longer) == bench._box_subject(PROTOPNET)
+    assert "epochs" not in bench.key(PROTOPNET)["subject"]
+    assert bench.key(longer)["subject"]["epochs"] == 24
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "lengths"),
+    [
+        ((0.8, 0.9, 0.904, 1.0), [12, 24, 48]),  # the third rose by less than half a point
+        ((0.8, 0.7, 1.0), [12, 24]),  # longer is worse
+        ((0.1, 0.3, 0.5, 0.7, 0.9, 1.0), [12, 24, 48, 96, 192]),  # never enough: four doublings
+        ((0.8, None, 0.9), [12]),  # a training that failed
+    ],
+)
+def test_epochs_are_doubled_until_the_training_accuracy_hardly_rises(tmp_path, monkeypatch, accuracies, lengths):
+    values = iter(accuracies)
+
+    def measure(_bench, _subject):
+        accuracy = next(values)
+        if accuracy is None:
+            raise ValueError("diverged")
+        return {"train_accuracy": accuracy, "accuracy": accuracy / 2}
+
+    monkeypatch.setattr(training_length, "_measure", measure)
+    bench, cells = Workbench(tmp_path, progress=False), Cells(tmp_path / "cells")
+    plan = Plan(("digits",), seeds=(1,), models=("kmex", "protopnet", "protopnet+kmex"))
+    rows = EXPERIMENTS["training-length"].run(plan, bench, cells).rows
+    assert [row.names for row in rows] == [("digits", "small-cnn", "ProtoPNet", str(length)) for length in lengths]
+    assert [row.values["accuracy"] for row in rows] == [[value / 2] for value in accuracies[: len(lengths)]]
+
+
+def test_the_figures_are_those_of_the_trained_model(bench, tmp_path):
+    plan = Plan(("digits",), seeds=(1,), models=("protopnet",), quick=True)
+    rows = EXPERIMENTS["training-length"].run(plan, bench, Cells(tmp_path / "cells")).rows
+    assert rows[0].names == ("digits", "small-cnn", "ProtoPNet", "2")
+    data, model = bench.data(PROTOPNET), bench.model(replace(PROTOPNET, epochs=2))
+    converted = bench.model(replace(PROTOPNET, epochs=2, model="protopnet+kmex"))
+
+    def accuracy(predict, part):
+        images = torch.stack([part[row][0] for row in range(len(part))])
+        return float((predict(images).argmax(1) == torch.as_tensor(np.asarray(part.labels))).float().mean())
+
+    figures = {name: values[0] for name, values in rows[0].values.items()}
+    assert figures["train_accuracy"] == pytest.approx(accuracy(model, data.train))
+    assert figures["accuracy"] == pytest.approx(accuracy(model, data.test))
+    assert figures["converted_accuracy"] == pytest.approx(accuracy(converted, data.test))
+    box = bench.black_box(PROTOPNET).model.eval()
+    with torch.no_grad():
+        assert figures["difference"] == pytest.approx(accuracy(model, data.test) - accuracy(box, data.test))
