@@ -23,6 +23,7 @@ from tools.mutations import DropKeyword, OtherKey, SwapArguments, SwapKeywords, 
         (SwapKeywords, "f(a=x, b=x, c='text')", []),
         (OtherKey, "a['x'] = b['y'] + c[0]", ["a['y'] = b['y'] + c[0]", "a['x'] = b['x'] + c[0]"]),
         (OtherKey, "a['x'] = b['x']", []),
+        (OtherKey, "a['x'] = b[\"x\"]", []),
     ],
 )
 def test_the_operators_of_the_wiring(operator, code, expected):

@@ -1,6 +1,7 @@
 """Breaks the code in one place at a time and tells which breaks no test notices, by cosmic-ray's operators.
 
-    pip install cosmic-ray                             # in any environment that sees the project's packages
+    pip install cosmic-ray pytest-cov                  # in any environment that sees the project's packages
+    python tools/covering.py                           # records which tests run which line
     python tools/mutants.py --sample 400               # a sample of all mutants, by a seed
     python tools/mutants.py --sample 400 --shard 1/2   # the first half of that sample; join the files with cat
     python tools/mutants.py --module metrics/verdict.py --sample 0   # all of one module
@@ -8,8 +9,9 @@
     python tools/mutants.py --by-hand                  # the mistakes in tools/wiring.toml
     python tools/mutants.py --count FILE.jsonl         # killed, survived and timed out, and the survivors
 
-cosmic-ray says where a module can be broken, and breaks it. The tests run here: one process imports the libraries, and
-each mutant is a fork of it, in which an import hook gives the broken text in place of the module's: no file changes.
+cosmic-ray says where a module can be broken, and breaks it. The tests that run the broken line run here: one process
+imports the libraries, and each mutant is a fork of it, in which an import hook gives the broken text in place of the
+module's: no file changes. A test that fails must pass without the mutant, else it is left out.
 """
 
 import argparse
@@ -31,79 +33,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "src/lookalike"
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
+from tools.covering import Covering  # noqa: E402
 from tools.mutations import Mutant, by_hand, mutant_at, places_of  # noqa: E402
 
-METRICS = ("card", "metrics", "divergence", "faithfulness", "prototypes", "robustness", "class_order", "data_check")
-MEASURES = (
-    "budget", "calibration", "controls", "ends", "measures_on_the_card", "findings", "familiarity", "sanity",
-    "standard_measures", "localisation", "prototype_stability", "scale", "what_is_refused",
-)  # fmt: skip
-OF_PASSES = ("plain_pass", "recorded_maps", "joined_relu", "references", "reading_back", "what_is_refused")
-TESTS: dict[str, Sequence[str]] = {  # the quickest first: a mutant is done with at the first test that fails
-    "metrics/budget.py": ["tests/metrics/test_budget.py"],
-    "metrics/verdict.py": [
-        "tests/metrics/test_findings.py", "tests/metrics/test_familiarity.py", "tests/cli/test_evaluate.py",
-    ],
-    "metrics/findings.py": ["tests/metrics/test_findings.py", "tests/metrics/test_familiarity.py"],
-    "metrics/": [
-        *(f"tests/metrics/test_{name}.py" for name in (*METRICS, *MEASURES, "evaluation")), "tests/model/test_doubt.py",
-    ],
-    "relevance/": [
-        "tests/relevance/test_wiring.py", "tests/relevance/test_maps.py", "tests/relevance/test_rules.py",
-        "tests/relevance/test_engine.py",
-        "tests/relevance/test_zennit.py", "tests/relevance/test_dependence.py", "tests/relevance/test_prp.py",
-        *(f"tests/relevance/test_{name}.py" for name in OF_PASSES),
-    ],
-    "explanation.py": ["tests/test_explanation_fields.py", "tests/test_explanation.py"],
-    "conversion/clustering.py": ["tests/conversion/test_clustering.py"],
-    "conversion/out_of_core.py": ["tests/conversion/test_out_of_core.py"],
-    "conversion/update.py": ["tests/conversion/test_update.py"],
-    "conversion/cluster_folder.py": ["tests/conversion/test_distributed.py"],
-    "conversion/options.py": ["tests/conversion/test_given.py", "tests/conversion/test_convert.py"],
-    "conversion/patches.py": ["tests/conversion/test_patches.py"],
-    "conversion/advice.py": ["tests/conversion/test_advice.py", "tests/conversion/test_many_divisions.py"],
-    "conversion/many_divisions.py": ["tests/conversion/test_many_divisions.py"],
-    "conversion/of_head.py": ["tests/conversion/test_of_head.py"],
-    "conversion/temperature.py": ["tests/conversion/test_temperature.py"],
-    "conversion/": [
-        "tests/model/test_prototypes.py", "tests/conversion/test_update.py", "tests/conversion/test_out_of_core.py",
-        "tests/model/test_model.py", "tests/conversion/test_convert.py",
-    ],
-    "model/likeness.py": ["tests/test_explanation_fields.py", "tests/test_explanation.py"],
-    "model/prototypes.py": [
-        "tests/model/test_prototypes.py", "tests/test_explanation_fields.py", "tests/conversion/test_update.py",
-    ],
-    "report/": [f"tests/report/test_{name}.py" for name in ("report", "reliance", "weakness", "duplicates", "parts")],
-    "cli/app.py": ["tests/cli/test_options.py", "tests/cli/test_names.py", "tests/cli/test_commands.py"],
-    "cli/audit.py": ["tests/audit/test_audit.py"],
-    "cli/calibrate.py": ["tests/cli/test_options.py", "tests/cli/test_doubt.py"],
-    "cli/console.py": [f"tests/cli/test_{name}.py" for name in ("demo_output", "options", "names", "commands")],
-    "cli/convert.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "preprocessing")],
-    "cli/demo.py": ["tests/cli/test_demo_output.py", "tests/cli/test_options.py", "tests/demo/test_demo.py"],
-    "cli/edit.py": ["tests/editing/test_edit_command.py", "tests/studio/test_studio.py"],
-    "cli/evaluate.py": ["tests/cli/test_options.py", "tests/cli/test_evaluate.py"],
-    "cli/explain.py": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "parts", "pictures")],
-    "cli/export.py": ["tests/export/test_file.py"],
-    "cli/predict.py": [f"tests/cli/test_{name}.py" for name in ("csv", "commands", "doubt")],
-    "cli/preprocessing.py": [f"tests/cli/test_{name}.py" for name in ("options", "preprocessing", "first_day")],
-    "cli/reproduce.py": ["tests/cli/test_options.py", "tests/cli/test_train.py"],
-    "cli/studio.py": ["tests/studio/test_studio.py"],
-    "cli/train.py": ["tests/cli/test_options.py", "tests/baselines/test_children.py", "tests/cli/test_train.py"],
-    "cli/watch.py": ["tests/cli/test_doubt.py"],
-    "cli/": [f"tests/cli/test_{name}.py" for name in ("options", "commands", "folders", "pictures")],
-    "baselines/": [f"tests/baselines/test_{name}.py" for name in ("losses", "steps", "training")],
-}  # fmt: skip
-SLOW = (
-    "tests/metrics/test_evaluation.py", "tests/relevance/test_zennit.py", "tests/relevance/test_prp.py",
-    "tests/relevance/test_dependence.py", "tests/test_untouched.py", "tests/test_arguments.py",
-    "tests/conversion/test_convert.py", "tests/baselines/test_training.py", "tests/cli/test_train.py",
-    "tests/demo/test_demo.py",
-)  # fmt: skip
-ALSO = ("tests/test_untouched.py", "tests/test_arguments.py")  # what every module's tests end with
 WIRING = (  # what passes values from part to part
     "metrics/evaluation.py", "metrics/context.py", "metrics/sections.py", "metrics/verdict.py", "metrics/findings.py",
     "metrics/options.py", "metrics/budget.py", "report/gathering.py", "explanation.py", "conversion/convert.py",
@@ -125,10 +63,9 @@ def main() -> None:
     parser.add_argument("--shard", default="1/1", help="i/n: the i-th of n parts of the sample")
     parser.add_argument("--module", action="append", help="a file or folder of the package; all of them by default")
     parser.add_argument("--wiring", action="store_true", help="only the modules that pass values from part to part")
-    parser.add_argument("--cpu-seconds", type=int, default=120, help="the most processor time of a mutant's tests")
+    parser.add_argument("--seconds", type=float, default=120, help="the most that a mutant's tests may have taken")
     parser.add_argument("--output", type=Path, help="JSON lines; mutants that are in it are not run again")
-    parser.add_argument("--quick", action="store_true", help="leave the slow tests out; what survives can be run again")
-    parser.add_argument("--trust", action="store_true", help="do not first run the tests without any mutant")
+    parser.add_argument("--again", action="store_true", help="run those in it again that survived")
     parser.add_argument("--by-hand", action="store_true", help="run the mistakes of tools/wiring.toml")
     parser.add_argument("--count", type=Path, nargs="+", help="only count what these files hold")
     arguments = parser.parse_args()
@@ -144,15 +81,12 @@ def main() -> None:
         )
     part, parts = map(int, arguments.shard.split("/"))
     known = read([arguments.output] if arguments.output is not None and arguments.output.exists() else [])
-    rows, sound = [], set()
+    rows, trial = [], Trial(Covering(), arguments.seconds)
     preload()
     for one in mutants[part - 1 :: parts]:
         row = known.get(one.name)
-        if row is None or (row["outcome"] == "survived" and row["quick"] and not arguments.quick):
-            if group_of(one.module) not in sound and not arguments.trust:
-                check_unbroken(one.module, arguments.cpu_seconds, arguments.quick)
-                sound.add(group_of(one.module))
-            row = run(one, arguments.cpu_seconds, arguments.quick)
+        if row is None or (row["outcome"] == "survived" and arguments.again):
+            row = trial.of(one)
             print(f"{row['outcome']:9} {row['seconds']:6.1f} s  {one.name}", flush=True)
             if arguments.output is not None:
                 with arguments.output.open("a") as file:
@@ -161,13 +95,41 @@ def main() -> None:
     print_count(rows)
 
 
-def check_unbroken(module: str, cpu_seconds: int, quick: bool) -> None:
-    """Runs a module's tests with the module as it is: tests that fail anyway say nothing."""
-    text = (PACKAGE / module).read_text(encoding="utf-8")
-    row = run(Mutant(f"{module}: as it is", module, "none", "", "", text), cpu_seconds, quick)
-    print(f"{row['outcome']:9} {row['seconds']:6.1f} s  {row['mutant']}", flush=True)
-    if row["outcome"] != "survived":
-        sys.exit(f"the tests of {module} fail without any mutant: {' '.join(tests_of(module, quick))}")
+class Trial:
+    """Runs the tests of mutants, and remembers which tests fail without any.
+
+    Args:
+        covering: What the tests run.
+        seconds: The most that a mutant's tests may have taken when that was recorded.
+    """
+
+    def __init__(self, covering: Covering, seconds: float) -> None:
+        self.covering, self.seconds = covering, seconds
+        self._passes: dict[str, bool] = {}
+
+    def of(self, mutant: Mutant) -> dict[str, Any]:
+        """Returns what became of a mutant: killed, survived or timed out, and the test that killed it."""
+        started = time.monotonic()
+        covering = self.covering.tests_of(mutant.module, mutant.line)
+        tests = self.covering.in_order(covering, mutant.module, self.seconds)
+        tests = [name for name in tests if self._passes.get(name, True)]
+        outcome, killer = run(mutant, tests, self.seconds) if tests else ("survived", "")
+        while outcome == "killed" and killer and not self._passes_unbroken(killer, mutant.module):
+            tests.remove(killer)
+            outcome, killer = run(mutant, tests, self.seconds) if tests else ("survived", "")
+        took = round(time.monotonic() - started, 1)
+        row = {"mutant": mutant.name, "module": mutant.module, "operator": mutant.operator, "outcome": outcome}
+        row |= {"by": killer, "tests": len(tests), "of": len(covering)}
+        return {**row, "was": mutant.before, "is": mutant.after, "seconds": took}
+
+    def _passes_unbroken(self, name: str, module: str) -> bool:
+        if name not in self._passes:
+            text = (PACKAGE / module).read_text(encoding="utf-8")
+            outcome, _ = run(Mutant(module, module, "none", "", "", text, 1), [name], self.seconds)
+            self._passes[name] = outcome == "survived"
+            if outcome != "survived":
+                print(f"fails without any mutant: {name}", flush=True)
+        return self._passes[name]
 
 
 def read(paths: Sequence[Path]) -> dict[str, dict[str, Any]]:
@@ -197,36 +159,31 @@ def preload() -> None:
     sys.modules["torch"].set_num_threads(1)
 
 
-def group_of(module: str) -> str:
-    """Returns which of the groups of ``TESTS`` a module is in."""
-    return next(start for start in TESTS if module.startswith(start))
+def run(mutant: Mutant, tests: Sequence[str], seconds: float) -> tuple[str, str]:
+    """Runs tests with a mutant, in a process of its own. Returns what became of it, and the test that failed, if any.
 
-
-def tests_of(module: str, quick: bool) -> list[str]:
-    """Returns the test files that cover a module, and the module itself for its docstrings' examples."""
-    files = [*TESTS[group_of(module)], *(() if module.startswith("baselines/") else ALSO)]
-    files = [file for file in files if (ROOT / file).is_file() and not (quick and file in SLOW)]
-    return [*files, f"src/lookalike/{module}"]
-
-
-def run(mutant: Mutant, cpu_seconds: int, quick: bool) -> dict[str, Any]:
-    """Runs the tests with one mutant, in a process of its own."""
-    started, wall = time.monotonic(), 10 * cpu_seconds
+    It has three times the processor time that its tests are allowed, and half a minute to start.
+    """
+    cpu_seconds = 30 + int(3 * seconds)
+    started, (reading, writing) = time.monotonic(), os.pipe()
     child = os.fork()
     if not child:
-        _test(mutant, cpu_seconds, quick)
+        os.close(reading)
+        _test(mutant, tests, cpu_seconds, writing)
+    os.close(writing)
     while (finished := os.waitpid(child, os.WNOHANG)) == (0, 0):
-        if time.monotonic() - started > wall:
+        if time.monotonic() - started > 10 * cpu_seconds:
             os.killpg(child, signal.SIGKILL)
         time.sleep(0.05)
+    with os.fdopen(reading) as failures:
+        killer = failures.readline().strip()
     status = finished[1]
-    outcome = "timed out" if os.WIFSIGNALED(status) else "survived" if os.WEXITSTATUS(status) == 0 else "killed"
-    row = {"mutant": mutant.name, "module": mutant.module, "operator": mutant.operator, "outcome": outcome}
-    row["quick"] = quick
-    return {**row, "was": mutant.before, "is": mutant.after, "seconds": round(time.monotonic() - started, 1)}
+    if os.WIFSIGNALED(status):
+        return "timed out", ""
+    return ("survived", "") if os.WEXITSTATUS(status) == 0 else ("killed", killer)
 
 
-def _test(mutant: Mutant, cpu_seconds: int, quick: bool) -> None:
+def _test(mutant: Mutant, tests: Sequence[str], cpu_seconds: int, failures: int) -> None:
     """Imports the broken module and tests it; never returns."""
     os.setsid()
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
@@ -242,9 +199,28 @@ def _test(mutant: Mutant, cpu_seconds: int, quick: bool) -> None:
         sys.meta_path.insert(0, broken)
         importlib.import_module(broken.name)  # pytest's own import would not ask the finder
         options = ["-x", "-q", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
-        code = int(pytest.main([*options, *tests_of(mutant.module, quick)]))
+        files = dict.fromkeys(name.partition("::")[0] for name in tests)
+        code = int(pytest.main([*options, *files], plugins=[_Chosen(tests, failures)]))
+        code *= code != pytest.ExitCode.NO_TESTS_COLLECTED
     finally:
         os._exit(code)
+
+
+class _Chosen:
+    """A plugin of pytest that runs some tests, in their order, and writes the names of those that fail to a pipe."""
+
+    def __init__(self, tests: Sequence[str], failures: int) -> None:
+        self.places = {name: place for place, name in enumerate(tests)}
+        self.failures = failures
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        chosen = [item for item in items if item.nodeid in self.places]
+        items[:] = sorted(chosen, key=lambda item: self.places[item.nodeid])
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            os.write(self.failures, f"{report.nodeid}\n".encode())
 
 
 class _Broken(importlib.machinery.SourceFileLoader):

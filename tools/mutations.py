@@ -1,5 +1,6 @@
 """Where a module can be broken: cosmic-ray's operators, and four of ours for the wiring between functions."""
 
+import ast
 import itertools
 import random
 import tomllib
@@ -33,6 +34,7 @@ class Mutant:
         before: The line as it is.
         after: The line as it is broken.
         text: The whole module, broken.
+        line: Where it is broken, from 1.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Mutant:
     before: str
     after: str
     text: str
+    line: int
 
 
 class SwapArguments(Operator):
@@ -125,9 +128,10 @@ class OtherKey(Operator):
     def _other(self, node: Any) -> str | None:
         if not self._has_key(node):
             return None
-        nodes = ast_nodes(node.get_root_node())
-        keys = list(dict.fromkeys(_code(one.children[1]) for one in nodes if self._has_key(one)))
-        return keys[(keys.index(_code(node.children[1])) + 1) % len(keys)] if len(keys) > 1 else None
+        codes = [_code(one.children[1]) for one in ast_nodes(node.get_root_node()) if self._has_key(one)]
+        code_by_key = {ast.literal_eval(code): code for code in reversed(codes)}  # in whichever quotes
+        keys, own = list(code_by_key)[::-1], ast.literal_eval(_code(node.children[1]))
+        return code_by_key[keys[(keys.index(own) + 1) % len(keys)]] if len(keys) > 1 else None
 
     @staticmethod
     def _has_key(node: Any) -> bool:
@@ -202,7 +206,7 @@ def mutant_at(place: Place, package: Path) -> Mutant | None:
     old, new = source.splitlines(), text.splitlines()
     first = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), len(new) - 1)
     name = f"{module}:{line}:{column} {place.name}"
-    return Mutant(name, module, place.name, old[first].strip(), new[first].strip(), text)
+    return Mutant(name, module, place.name, old[first].strip(), new[first].strip(), text, line)
 
 
 def _annotations(tree: Any) -> list[tuple[Any, Any]]:
@@ -234,7 +238,8 @@ def by_hand(path: Path, package: Path) -> list[Mutant]:
         name, module, old, new = (one[key] for key in ("name", "module", "was", "is"))
         source = (package / module).read_text(encoding="utf-8")
         if old in source:
-            found.append(Mutant(f"{module}: {name}", module, "by hand", old, new, source.replace(old, new)))
+            line = 1 + source[: source.index(old)].count("\n")
+            found.append(Mutant(f"{module}: {name}", module, "by hand", old, new, source.replace(old, new), line))
         else:
             print(f"stale: {module} no longer says {old!r}; give {name!r} in {path.name} its new text")
     return found

@@ -63,3 +63,13 @@ def test_other_heads_and_options_are_refused(blobs):
     single = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1))
     with pytest.raises(LookalikeError, match="an output per class"):
         convert(single, (x[y < 2], y[y < 2]), level="head")
+
+
+def test_a_head_with_a_sigmoid_for_each_class_is_taken(blobs):
+    """Its probabilities do not sum to one, so that a softmax of its scores says nothing of it."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 3), nn.Sigmoid()).eval()
+    model = convert(net, blobs, level="head", progress=False)
+    assert model.encoder.outputs.kind == "sigmoids"
+    with torch.no_grad():
+        torch.testing.assert_close(model(blobs[0]).sigmoid(), net(blobs[0]))

@@ -186,3 +186,13 @@ def test_images_are_kept_as_asked_for_and_their_loss_is_told(net, blobs):
     old = convert(convolution.eval(), part(blobs, 0, 1), n_prototypes=2)
     with pytest.warns(LookalikeWarning, match="the new images have another size"):
         assert old.update((torch.rand(8, 1, 12, 12), torch.full((8,), 2))).images is None
+
+
+def test_new_samples_are_numbered_after_the_last_that_is_known(net, blobs):
+    """Models of earlier versions do not say how many samples they were made from."""
+    x, y = blobs
+    old = convert(net, (x[:60], y[:60]), n_prototypes=2, progress=False)
+    assert old.update((x[60:], y[60:]), progress=False).provenance["joined"][0]["first_sample"] == 60
+    last = int(old.prototypes.nearest.max())
+    del old.provenance["n_samples"]
+    assert old.update((x[60:], y[60:]), progress=False).provenance["joined"][0]["first_sample"] == last + 1

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lookalike import convert
 from lookalike._core.errors import LookalikeError, LookalikeWarning
+from lookalike.audit import audit
 from lookalike.data import Batches, Preprocessing, TrainingRecord, load_data, with_roles
+from tests.small import bright_images, small_network
 
 SMALL = Preprocessing.square(8)
 
@@ -145,3 +148,36 @@ def test_other_pictures_of_the_same_names_and_sizes_are_not_the_training_data(tm
     fill()
     told = with_roles(load_data(str(tmp_path), preprocessing=Preprocessing.square(8)), record)
     assert (len(told.train), len(told.test)) == (0, 20)
+
+
+@pytest.fixture(scope="module")
+def updated():
+    """A model, updated with more data; the first data, the second, and both."""
+    x, y = both = bright_images(120)
+    first, second = (x[:90], y[:90]), (x[90:], y[90:])
+    model = convert(small_network(), first, n_prototypes=2, progress=False)
+    return model.update(second, progress=False), first, second, both
+
+
+def test_the_record_of_an_updated_model_includes_what_joined(updated):
+    model, first, second, both = updated
+    record = model.training_record
+    assert [record.includes(Batches(data)) for data in (first, second, both)] == [True, True, False]
+    assert record.includes(None, Batches(second).fingerprint())
+    assert not TrainingRecord().includes(Batches(first))
+    assert not TrainingRecord("other", joined=(None,)).includes(None)
+
+
+def test_of_an_updated_model_only_the_number_tells_whether_data_are_whole(updated):
+    model, first, second, both = updated
+    record = model.training_record
+    assert [record.is_whole(len(data[1]), Batches(data)) for data in (first, second, both)] == [False, False, None]
+    record = TrainingRecord(Batches(first).fingerprint())
+    assert [record.is_whole(len(data[1]), Batches(data)) for data in (first, second)] == [True, False]
+    assert TrainingRecord().is_whole(90, Batches(first)) is None
+
+
+def test_an_audit_checks_the_prototypes_of_an_updated_model_against_all_its_data_alone(updated):
+    model, first, _, both = updated
+    assert any("its prototypes were not checked" in note for note in audit(model, first, progress=False).notes)
+    assert not any("were not checked" in note for note in audit(model, both, progress=False).notes)

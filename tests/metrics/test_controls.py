@@ -199,3 +199,9 @@ def test_many_classes_do_not_make_a_loss():
     assert holm([sign_test(6, 0), *[0.5] * 99]) == [False] * 100
     assert holm([sign_test(12, 0), *[0.5] * 99]) == [True, *[False] * 99]
     assert holm([0.02, 0.03, 0.01]) == [True, True, True]
+
+
+def test_controls_have_the_models_range_of_values(sem, blobs):
+    """By it noise is measured in."""
+    for control in (with_permuted_labels(sem, 1), with_random_head(sem, sem.embed(blobs[0]), 1)):
+        assert torch.equal(control.value_range, sem.value_range)

@@ -8,6 +8,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix
 
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import FaithfulnessOfPredictions, faithfulness_of_predictions, paired_difference, share
+from lookalike.metrics.faithfulness import accuracy, agreement
 
 
 @pytest.fixture
@@ -82,3 +83,12 @@ def test_all_wrong_classes_that_tie_are_kept():
     first, second, *_ = faithfulness_of_predictions(predictions, labels, n_classes=4).per_class
     assert (first.mistaken_for, first.also_mistaken_for) == (1, [2])
     assert (second.mistaken_for, second.also_mistaken_for) == (None, [])
+
+
+@pytest.mark.parametrize("measure", [accuracy, agreement])
+def test_predictions_and_what_they_are_compared_with_are_whole_numbers(measure):
+    whole, fractions = torch.tensor([0, 1, 2]), torch.tensor([0.0, 1.0, 2.5])
+    for pair in ((whole, fractions), (fractions, whole)):
+        with pytest.raises(LookalikeError, match="whole number"):
+            measure(*pair)
+    assert measure(whole, whole) == 1

@@ -1,8 +1,11 @@
 """The field's standard measures: closed forms, invariants, and equality with Quantus."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
@@ -15,12 +18,15 @@ from lookalike.metrics import (
     insertion,
     map_stability,
     mislabelled_detection,
+    randomised,
     rank_agreement,
     relevance_mass,
     road,
     shift_stability,
     sparseness,
 )
+from lookalike.metrics.prototype_stability import PrototypeStability, mean_stability
+from lookalike.relevance.stability import uniform_noise
 
 WEIGHTS = [[(3 * i + 7 * k) % 11 / 11 - 0.4 for i in range(64)] for k in range(3)]
 
@@ -193,3 +199,48 @@ def test_figures_that_quantus_gave():
     np.testing.assert_allclose(correlations.numpy(), FAITHFULNESS_CORRELATION, atol=1e-6)
     np.testing.assert_allclose(sparseness(relevance).numpy(), SPARSENESS, atol=1e-6)
     np.testing.assert_allclose(complexity(relevance).numpy(), COMPLEXITY, atol=1e-6)
+
+
+@pytest.mark.parametrize("pixels", [1, 2])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 0), (-1, 0), (0, 1), (0, -1)])
+def test_each_of_four_shifts_counts_alone(pixels, rows, columns):
+    """Of images of one bright pixel, a similarity sees the place that only one of the shifts brings it to."""
+    x = torch.zeros(1, 1, 7, 9)
+    x[0, 0, 3, 4] = 1.0
+    row, column = 3 + pixels * rows, 4 + pixels * columns
+
+    def similarities(images):
+        return torch.stack([2 * images[:, 0, row, column], torch.ones(len(images))], 1)
+
+    assert shift_stability(similarities, x, pixels=pixels).tolist() == [0.75]
+
+
+def test_the_mean_stability_keeps_its_two_figures_apart():
+    likeness = mean_stability(PrototypeStability((0.1, 0.3, math.nan), (0.8, 0.9, math.nan)))
+    assert (likeness.moved, likeness.same_cluster) == pytest.approx((0.2, 0.85))
+
+
+def test_random_weights_have_the_mean_and_deviation_of_the_trained():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64))
+    with torch.no_grad():
+        network[0].weight.add_(0.3)
+    copy = randomised(network, 1)
+    trained, drawn = network[0].weight, copy[0].weight
+    assert float((trained - drawn).abs().mean()) > 0.02
+    assert float(drawn.mean()) == pytest.approx(float(trained.mean()), abs=0.01)
+    assert float(drawn.std()) == pytest.approx(float(trained.std()), rel=0.1)
+    assert torch.equal(copy[0].bias, network[0].bias)
+    assert torch.equal(randomised(network, 1)[0].weight, drawn)
+    assert not torch.equal(randomised(network, 2)[0].weight, drawn)
+
+
+def test_noise_differs_between_images_draws_and_seeds_and_not_between_batches():
+    x = torch.zeros(3, 2, 4, 4)
+    whole = uniform_noise(x, torch.tensor([0.1, 0.2]))
+    others = [uniform_noise(x, torch.tensor([0.1, 0.2]), **{name: 1})[0] for name in ("first", "draw", "seed")]
+    drawn = [*whole, *others[1:]]
+    assert all(not torch.equal(a, b) for i, a in enumerate(drawn) for b in drawn[:i])
+    assert torch.equal(others[0], whole[1])
+    for channel, radius in enumerate((0.1, 0.2)):
+        assert 0.8 * radius < float(whole[:, channel].abs().max()) <= radius

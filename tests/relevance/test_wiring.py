@@ -7,6 +7,7 @@ from torch import nn
 
 from lookalike.relevance import lrp
 from lookalike.relevance.operations import Convolution
+from lookalike.relevance.rule_uses import RuleUses, Unruled
 
 
 class Net(nn.Module):
@@ -97,3 +98,90 @@ def test_the_adjoint_of_a_convolution_is_its_transpose(stride, dilation):
     out = operation.apply(like, weight, None)
     r = inputs(*out.shape, low=-0.5)
     assert float((operation.adjoint(r, weight, like) * like).sum()) == pytest.approx(float((r * out).sum()))
+
+
+class Product(nn.Module):
+    """Rectified features, and a product with a parameter."""
+
+    def __init__(self, product, *shape):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.weight = nn.Linear(5, 6), nn.Parameter(torch.randn(*shape))
+        self.product = product
+        self.double()
+
+    def forward(self, x):
+        return self.product(self.first(x).relu(), self.weight)
+
+
+def test_a_product_with_a_weight_is_a_linear_layer():
+    x = inputs(3, 5, low=-0.5)
+    for composite in ("epsilon", "alpha1-beta0", "gamma"):
+        linear, product = Product(lambda h, w: F.linear(h, w.t()), 6, 4), Product(torch.matmul, 6, 4)
+        expected, found = (lrp(net, x, target=1, composite=composite) for net in (linear, product))
+        assert torch.allclose(found.maps, expected.maps)
+        assert {use.rule for use in found.rules} == {use.rule for use in expected.rules}
+
+
+@pytest.mark.parametrize(
+    ("product", "shape"),
+    [
+        (lambda h, w: h * w, (1, 6)),  # a scale for each feature is no layer
+        (lambda h, w: h / w, (1, 6)),
+        (lambda h, w: (w @ h.T).T, (4, 6)),  # a weight from the left is none that is known
+    ],
+)
+def test_other_products_with_a_parameter_have_their_gradient(product, shape):
+    x, net = inputs(3, 5, low=-0.5), Product(product, *shape)
+    with torch.no_grad():
+        net.first.bias.zero_()
+    found = lrp(net, x, target=0, composite="epsilon")
+    assert torch.allclose(found.maps, times_gradient(net, x), rtol=1e-3, atol=1e-6)
+
+
+def test_a_sum_of_two_functions_of_the_pixels_spreads_over_both():
+    """Before the first layer relevance is spread evenly: half of each pixel's to each operand, whatever its size."""
+
+    def halves(x):
+        return torch.cat([x[..., :2] + 0 * x[..., 2:], x[..., 2:] + x[..., :2]], -1)
+
+    net, x = Net(halves, hidden=16, first=False), inputs(2, 1, 4, 4)
+    found = lrp(net, x, target=0).maps
+    assert torch.allclose(found, (net(x)[:, :1] / 16)[:, :, None, None].expand_as(found), rtol=1e-4)
+
+
+def test_queries_of_several_heads_may_share_a_key():
+    class Grouped(nn.Module):
+        def __init__(self, enable_gqa):
+            super().__init__()
+            torch.manual_seed(0)
+            self.query, self.key, self.value = nn.Linear(5, 16), nn.Linear(5, 8), nn.Linear(5, 8)
+            self.head, self.enable_gqa = nn.Linear(16, 2), enable_gqa
+
+        def forward(self, x):
+            q, k, v = (f(x).unflatten(-1, (-1, 4)).transpose(1, 2) for f in (self.query, self.key, self.value))
+            if not self.enable_gqa:
+                k, v = (t.repeat_interleave(2, 1) for t in (k, v))
+            z = F.scaled_dot_product_attention(q, k, v, enable_gqa=self.enable_gqa)
+            return self.head(z.transpose(1, 2).flatten(2).mean(1))
+
+    x = inputs(3, 7, 5).float()  # 7 tokens, 4 heads, 2 keys
+    expected, found = (lrp(Grouped(flag).eval(), x, target=1, composite="attnlrp") for flag in (False, True))
+    assert torch.allclose(found.maps, expected.maps, rtol=1e-4, atol=1e-6)
+
+
+def test_an_output_of_two_operations_has_both_in_the_rule_table():
+    uses, leaf = RuleUses(2), torch.ones(2, requires_grad=True)
+    output = 2 * leaf
+    uses.add("first", "gradient", output)
+    uses.add("second", "gradient", output)
+    assert {name for name, _, _ in uses.table(output, strict=True)} == {"first", "second"}
+
+
+def test_more_relevance_than_started_has_gone_past_an_operation_with_the_other_sign():
+    """1 started and 1 arrived; 3 went through it, so −2 went past it: 3 of 5."""
+    unruled = Unruled(1)
+    unruled._add_measurement("most", torch.tensor([[3.0]]))
+    unruled._add_measurement("negative", torch.tensor([[-1.0]]))  # 2 went past it: 1 of 3
+    shares = unruled.shares(torch.tensor([1.0]), torch.tensor([1.0]))
+    assert {key: float(share) for key, share in shares.items()} == pytest.approx({"most": 3 / 5, "negative": 1 / 3})

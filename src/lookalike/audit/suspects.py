@@ -329,8 +329,9 @@ def _pair_and_far_suspects(
 
 
 def _is_of_conversion(model: PrototypeModel, data: Source) -> bool:
-    """Returns whether these are the data that the model was made from, as far as is known."""
-    return model.training_record.has_fingerprint_of(data.batches, data.store.info.get("data")) is not False
+    """Returns whether these are all data that the model was made from, as far as is known."""
+    n_samples = len(data.store) + len(data.store.skipped)
+    return model.training_record.is_whole(n_samples, data.batches, data.store.info.get("data")) is not False
 
 
 def _sources_of(

@@ -25,11 +25,15 @@ class TrainingRecord:
         fingerprint: ``Batches.fingerprint`` of the training part; None if unknown.
         split: How the training part was chosen; None if unknown.
         keys: Hashes of the training images' files, sorted [N]; None if the data were not image files.
+        joined: Fingerprints of the data that the model was updated with later; None where one is unknown.
+        n_samples: Number of samples, updates included; None if unknown.
     """
 
     fingerprint: str | None = None
     split: Split | None = None
     keys: np.ndarray | None = None
+    joined: tuple[str | None, ...] = ()
+    n_samples: int | None = None
 
     def contains(self, files: ImageFiles) -> np.ndarray:
         """Returns for each file whether it is one of the model's training images [n], bool."""
@@ -52,6 +56,30 @@ class TrainingRecord:
             return None
         with identifying_as(self.fingerprint):  # a model of an earlier version
             return data.fingerprint() == self.fingerprint
+
+    def includes(self, data: Batches | None, known: str | None = None) -> bool:
+        """Says whether data are among those that the model was made from or updated with, by their fingerprint.
+
+        Args:
+            data: The data; None if only their fingerprint is known.
+            known: The data's fingerprint, if it was computed before.
+        """
+        records = (self, *(TrainingRecord(fingerprint) for fingerprint in self.joined))
+        return any(record.has_fingerprint_of(data, known) for record in records)
+
+    def is_whole(self, n_samples: int, data: Batches | None, known: str | None = None) -> bool | None:
+        """Says whether data are all that the prototypes were made from; None if that cannot be known.
+
+        Of a model that was updated only the number of samples tells.
+
+        Args:
+            n_samples: Number of samples of the data.
+            data: The data; None if only their fingerprint is known.
+            known: The data's fingerprint, if it was computed before.
+        """
+        if not self.joined:
+            return self.has_fingerprint_of(data, known)
+        return False if self.n_samples not in (None, n_samples) else None
 
     def matches(self, train: Batches) -> bool:
         """Says whether ``train`` is exactly the data that the model was made from.

@@ -111,20 +111,18 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
     Raises:
         LookalikeError: If they are others.
     """
-    if model.provenance.get("joined"):  # several data sets: only their number is known
-        n_samples = model.provenance.get("n_samples")
-        if n_samples is not None and len(store) + len(store.skipped) != n_samples:
-            raise LookalikeError(
-                f"the model was made from {n_samples:,} samples, its updates included; the training data have "
-                f"{len(store):,}. Give all of them, in the same order"
-            )
-    elif (
-        model.training_record.has_fingerprint_of(batches, store.info.get("data") if batches is None else None) is False
-    ):
+    record, n_samples = model.training_record, len(store) + len(store.skipped)
+    if record.is_whole(n_samples, batches, store.info.get("data") if batches is None else None) is not False:
+        return
+    if record.joined:
         raise LookalikeError(
-            "the training data are not those that the model was converted with, so the numbers of its prototypes' "
-            "samples mean other images; give the same data (and validation=... for others to judge edits on)"
+            f"the model was made from {record.n_samples:,} samples, its updates included; the training data have "
+            f"{n_samples:,}. Give all of them, in the same order"
         )
+    raise LookalikeError(
+        "the training data are not those that the model was converted with, so the numbers of its prototypes' "
+        "samples mean other images; give the same data (and validation=... for others to judge edits on)"
+    )
 
 
 def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -93,12 +93,10 @@ def _count_leaked(model: PrototypeModel, test: Batches | None, store: EmbeddingS
     keys = None if test is None or record.keys is None else test.content_keys()
     if keys is not None and record.keys is not None:  # for files, the contents decide, not names and sizes
         return int(np.isin(keys, record.keys).sum())
-    fingerprint = store.info.get("data")
-    if record.has_fingerprint_of(test, fingerprint) or model.was_updated_with(fingerprint):
+    if record.includes(test, store.info.get("data")):
         return len(store)
     # the same samples in another container have another fingerprint, and the same distances to the prototypes
-    n_samples = model.provenance.get("n_samples")
-    is_same = n_samples == len(store) and _compare_training_data(model, test, store) == "same"
+    is_same = record.n_samples == len(store) and _compare_training_data(model, test, store) == "same"
     return len(store) if is_same else 0
 
 
@@ -116,10 +114,9 @@ def _compare_training_data(model: PrototypeModel, train: Batches | None, store: 
     if record.has_fingerprint_of(train, store.info.get("data")):
         return "same"
     nearest, distances = model.prototypes.nearest.cpu(), model.prototypes.distances.cpu()
-    if record.fingerprint is None or "joined" in model.provenance or not (nearest >= 0).any():
+    if record.fingerprint is None or record.joined or not (nearest >= 0).any():
         return None
-    n_samples = model.provenance.get("n_samples")
-    if n_samples is not None and n_samples != len(store):
+    if record.n_samples not in (None, len(store)):
         return "other"
     prototype, rank = torch.nonzero(nearest >= 0, as_tuple=True)
     order = np.argsort(store.indices)

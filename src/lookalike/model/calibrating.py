@@ -291,7 +291,7 @@ def _check_new(model: "PrototypeModel", batches: Batches | None, fingerprint: st
         Whether each image was compared; otherwise only the fingerprints of the whole data were.
     """
     record = model.training_record
-    if record.has_fingerprint_of(batches, fingerprint) or model.was_updated_with(fingerprint):
+    if record.includes(batches, fingerprint):
         raise LookalikeError(
             "the validation images are the model's own training images; calibrate with images that it was not made from"
         )

@@ -103,11 +103,6 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         """The names of the K classes."""
         return self.prototypes.class_names
 
-    def was_updated_with(self, fingerprint: str | None) -> bool:
-        """Returns whether data with this fingerprint are some that ``update`` was given."""
-        joined = self.provenance.get("joined") or []
-        return fingerprint is not None and any(entry.get("data") == fingerprint for entry in joined)
-
     @property
     def n_classes(self) -> int:
         """K."""
@@ -135,6 +130,8 @@ class PrototypeModel(Doubting, Onward, nn.Module):
             fingerprints.get("data") if isinstance(fingerprints, Mapping) else None,
             Split.from_dict(self.provenance.get("split")),
             None if self.training_keys is None else self.training_keys.numpy(),
+            tuple(entry.get("data") for entry in self.provenance.get("joined") or ()),
+            self.provenance.get("n_samples"),
         )
 
     @property
