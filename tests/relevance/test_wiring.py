@@ -116,11 +116,41 @@ class Product(nn.Module):
 
 def test_a_product_with_a_weight_is_a_linear_layer():
     x = inputs(3, 5, low=-0.5)
+    linear = Product(lambda h, w: F.linear(h, w.t()), 6, 4)
+    transposed = Product(lambda h, w: h @ w.t(), 4, 6)
+    computed = Product(lambda h, w: h @ (w / 2), 6, 4)
+    with torch.no_grad():
+        transposed.weight.copy_(linear.weight.t())
+        computed.weight.mul_(2)
     for composite in ("epsilon", "alpha1-beta0", "gamma"):
-        linear, product = Product(lambda h, w: F.linear(h, w.t()), 6, 4), Product(torch.matmul, 6, 4)
-        expected, found = (lrp(net, x, target=1, composite=composite) for net in (linear, product))
-        assert torch.allclose(found.maps, expected.maps)
-        assert {use.rule for use in found.rules} == {use.rule for use in expected.rules}
+        expected = lrp(linear, x, target=1, composite=composite)
+        for product in (Product(torch.matmul, 6, 4), transposed, computed):
+            found = lrp(product, x, target=1, composite=composite)
+            assert torch.allclose(found.maps, expected.maps)
+            assert {use.rule for use in found.rules} == {use.rule for use in expected.rules}
+
+
+@pytest.mark.parametrize("name", ["weight", "weight.t()"])
+def test_the_first_product_with_a_weight_is_the_first_layer(name):
+    """The flat rule spreads relevance evenly; a matrix that is no weight mixes colours, before the first layer."""
+
+    class First(nn.Module):
+        def __init__(self, colours):
+            super().__init__()
+            torch.manual_seed(0)
+            self.weight, self.head = nn.Parameter(torch.randn(5, 5)), nn.Linear(5, 2)
+            self.register_buffer("mixed", torch.rand(5, 5))
+            self.colours = colours
+
+        def forward(self, x):
+            x = x @ self.mixed if self.colours else x
+            return self.head((x @ (self.weight if name == "weight" else self.weight.t())).relu())
+
+    x = inputs(3, 5).float()
+    for colours in (False, True):
+        found = lrp(First(colours).eval(), x, target=0)
+        assert torch.allclose(found.maps, found.maps.mean(1, keepdim=True).expand_as(found.maps), rtol=1e-4)
+        assert found.rules[int(colours)].where == "weight"
 
 
 @pytest.mark.parametrize(
@@ -185,3 +215,34 @@ def test_more_relevance_than_started_has_gone_past_an_operation_with_the_other_s
     unruled._add_measurement("negative", torch.tensor([[-1.0]]))  # 2 went past it: 1 of 3
     shares = unruled.shares(torch.tensor([1.0]), torch.tensor([1.0]))
     assert {key: float(share) for key, share in shares.items()} == pytest.approx({"most": 3 / 5, "negative": 1 / 3})
+
+
+class Autocast(nn.Module):
+    """A network that switches autocast on in its forward pass."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        with torch.autocast("cpu", torch.bfloat16):
+            return self.network(x)
+
+
+@pytest.mark.parametrize("composite", ["epsilon-plus-flat", "attnlrp"])
+def test_maps_do_not_see_autocast(composite):
+    """Whether the network switches it on, or the caller: maps are those of the weights in their own precision."""
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(128, 3)
+    ).eval()
+    x = inputs(4, 3, 8, 8).float()
+    expected = lrp(network, x, target=1, composite=composite)
+    found = lrp(Autocast(network), x, target=1, composite=composite)
+    assert torch.equal(found.maps, expected.maps)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = lrp(network, x, target=1, composite=composite)
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(found.maps, expected.maps)
+    assert found.maps.dtype == torch.float32
+    assert not torch.is_autocast_enabled("cpu")

@@ -16,7 +16,7 @@ A torch-function mode sees every torch call of the forward pass, in functions an
 copy or flag. The network itself runs on tensors without gradients; ``dependence`` explains how the graph is built
 next to it, and ``pixels`` explains the difference before the first layer.
 
-For each operation, ``Engine.__torch_function__`` decides what to do::
+For each operation, ``Engine.run`` decides what to do::
 
     does it depend on the pixels? ──no──▶ run it as it is
           │ yes
@@ -31,9 +31,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from lookalike._core.errors import RelevanceError
-from lookalike._core.untouched import FunctionMode
 from lookalike.relevance.composites import Composite, Kind
 from lookalike.relevance.dependence import Dependence, map_arguments, map_tensors, tensors_in, tensors_in_call
 from lookalike.relevance.functions import LinearWithRule
@@ -53,6 +53,7 @@ from lookalike.relevance.names import (
     raw_name,
 )
 from lookalike.relevance.operations import Call, Convolution, Linear, Session
+from lookalike.relevance.own_precision import OwnPrecision
 from lookalike.relevance.pixels import PixelDomain
 from lookalike.relevance.plain_pass import ResultCache, Watch
 from lookalike.relevance.rule_uses import RuleUse, RuleUses
@@ -60,7 +61,7 @@ from lookalike.relevance.twins import Twins
 from lookalike.relevance.weak import TensorMap
 
 
-class Engine(FunctionMode):
+class Engine(OwnPrecision):
     """Runs a forward pass so that its backward pass propagates relevance.
 
     The network runs without gradients; ``engine.output_twin`` returns its output with the relevance graph behind it.
@@ -134,8 +135,8 @@ class Engine(FunctionMode):
         """
         return self.uses.table(output, strict=self.strict)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    @override
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         known = known_function(func)
         if known.describes:
             return func(*args, **kwargs)
@@ -225,7 +226,7 @@ class Engine(FunctionMode):
         """Puts an executed linear operation into the graph, with its rule; returns its output."""
         first = call.source in self.pixels
         rule = self.composite.rule_for(kind, first=first)
-        self.uses.where = self.twins.names.get(id(call.weight), self.uses.where)
+        self.uses.where = self.twins.name_of(call.weight) or self.uses.where
         out: Tensor = LinearWithRule.apply(call.source, call, rule, first)
         self.uses.add(kind if call.scale is None else f"{kind} + batch norm", rule.name, out)
         self.calls[out] = (kind, call)

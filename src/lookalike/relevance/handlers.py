@@ -295,8 +295,8 @@ def _product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
     operands = [tensor for tensor in tensors if tensor.requires_grad]
     if name == "matmul" and raw_name(func) != "__rmatmul__" and len(tensors) == 2 and len(operands) == 1:
         x, weight = tensors
-        if operands[0] is x and weight.ndim == 2 and engine.twins.is_parameter(weight) and x.ndim > 1:
-            return engine.apply_linear("linear", Linear(), x, _transposed_weight(engine, weight), None)
+        if operands[0] is x and _is_layer(engine, x, weight):
+            return engine.apply_linear("linear", Linear(), x, engine.twins.transpose(weight), None)
     if engine.pixels.include(*operands):
         return _product_of_pixels(engine, func, name, args, kwargs, operands)
     if len(operands) == 1:
@@ -316,11 +316,14 @@ def _product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
     return out
 
 
-def _transposed_weight(engine: "Engine", weight: Tensor) -> Tensor:
-    """Transposes a weight, which keeps its name in the rule table."""
-    transposed = weight.t()
-    engine.twins.names[id(transposed)] = engine.twins.names.get(id(weight), engine.uses.where)
-    return transposed
+def _is_layer(engine: "Engine", x: Tensor, weight: Tensor) -> bool:
+    """Says whether a product x @ weight is a linear layer, by whatever name: one with a matrix of constants.
+
+    Of the pixels, only a product with a parameter or a view of one is: any other matrix mixes colours or weighs pixels.
+    """
+    if weight.ndim != 2 or x.ndim < 2:
+        return False
+    return engine.twins.is_parameter(weight) or not engine.pixels.include(x)
 
 
 def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any, operands: list[Tensor]) -> Any:
@@ -400,14 +403,9 @@ def _softmax(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
 def _added_product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
     """Splits a + b @ c in one operation (baddbmm, addbmm, addmm) into a product and a sum."""
     bias, *_ = args
-    if (
-        name == "addmm"
-        and engine.twins.is_parameter(args[2])
-        and not bias.requires_grad
-        and bias.ndim == 1
-        and not kwargs
-    ):
-        return engine.apply_linear("linear", Linear(), args[1], _transposed_weight(engine, args[2]), bias)
+    is_constant = not bias.requires_grad and not args[2].requires_grad
+    if name == "addmm" and is_constant and bias.ndim == 1 and not kwargs and _is_layer(engine, args[1], args[2]):
+        return engine.apply_linear("linear", Linear(), args[1], engine.twins.transpose(args[2]), bias)
     product = engine.apply(torch.matmul, "matmul", args[1:3])
     if name == "addbmm":
         product = product.sum(0)

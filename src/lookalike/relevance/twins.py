@@ -17,6 +17,7 @@ from lookalike.relevance.dependence import Dependence, tensors_in
 from lookalike.relevance.names import SHAPE_ONLY, UNSEEN
 from lookalike.relevance.plain_pass import Watch
 from lookalike.relevance.rule_uses import RuleUses
+from lookalike.relevance.weak import TensorMap
 
 OUTSIDE = "code that the engine does not see"
 
@@ -31,7 +32,7 @@ class Twins:
         watch: The constants of the network, from a plain forward pass; with them, it recognises results of unseen code.
 
     Attributes:
-        names: Names of parameters, buffers and their twins, by identity.
+        names: Names of parameters, buffers and their twins, by identity; ``name_of`` knows those of views, too.
         exits: Operations by which values left torch as arrays → where.
         numbers: Operations by which values left torch as single numbers → where.
         met_unknown_tensors: Whether there were tensors that only the constants of a plain pass can tell from results of
@@ -49,6 +50,7 @@ class Twins:
         self._own_ids = names.keys()
         self._of_own: dict[int, tuple[Tensor, Tensor]] = {}  # parameters and buffers, and their twins
         self._ids_of_parameters: set[int] = set()
+        self._views: TensorMap[str] = TensorMap()  # twins of views of parameters, such as a transposed weight
 
     def depend_on_pixels(self, tensors: list[Tensor]) -> bool:
         """Returns whether any of the tensors depends on the pixels; adds results of unseen code to the graph."""
@@ -126,7 +128,11 @@ class Twins:
         if identity in self._own_ids:
             return self._twin_of_own(tensor, identity)
         twin = self._dependence.twin_of(tensor)
-        return twin.clone() if twin.is_inference() else twin
+        twin = twin.clone() if twin.is_inference() else twin
+        base = tensor._base
+        if base is not None and isinstance(base, nn.Parameter) and id(base) in self._own_ids:
+            self._views[twin] = self.names[id(base)]
+        return twin
 
     def _twin_of_own(self, tensor: Tensor, identity: int) -> Tensor:
         is_changed = self._dependence.is_changed(tensor)
@@ -145,8 +151,19 @@ class Twins:
         return twin
 
     def is_parameter(self, tensor: Any) -> bool:
-        """Returns whether a tensor is a parameter of the network, trainable or frozen."""
-        return isinstance(tensor, nn.Parameter) or id(tensor) in self._ids_of_parameters
+        """Returns whether a tensor is a parameter of the network, trainable or frozen, or a view of one."""
+        return isinstance(tensor, nn.Parameter) or id(tensor) in self._ids_of_parameters or tensor in self._views
+
+    def name_of(self, tensor: Tensor) -> str | None:
+        """Returns the name of the parameter or buffer that a tensor is, is the twin of, or shows; None for others."""
+        return self.names.get(id(tensor)) or self._views.get(tensor)
+
+    def transpose(self, weight: Tensor) -> Tensor:
+        """Transposes a weight, which keeps its name."""
+        transposed, name = weight.t(), self.name_of(weight)
+        if name is not None:
+            self._views[transposed] = name
+        return transposed
 
     def twin_with_end(self, tensor: Tensor) -> Tensor:
         """Returns a tensor's twin; for a mask or an index used as a value, an end of relevance."""

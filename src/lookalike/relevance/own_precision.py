@@ -1,0 +1,33 @@
+"""Runs a network's operations in the precision of its weights, where its forward pass switches autocast on."""
+
+from typing import Any
+
+import torch
+from typing_extensions import override
+
+from lookalike._core.untouched import FunctionMode
+
+
+class OwnPrecision(FunctionMode):
+    """A torch-function mode whose operations do not see autocast.
+
+    Relevance is propagated operation by operation, with the types that the operations have. Under autocast a linear
+    layer would return another type than its weights have, and maps would carry the error of half precision.
+    """
+
+    @override
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+            return self.run(func, args, kwargs or {})
+        switched_on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+        for device in switched_on:
+            torch.set_autocast_enabled(device, False)
+        try:
+            return self.run(func, args, kwargs or {})
+        finally:
+            for device in switched_on:
+                torch.set_autocast_enabled(device, True)
+
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Runs an operation."""
+        raise NotImplementedError
