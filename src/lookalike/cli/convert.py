@@ -9,6 +9,7 @@ import typer
 
 from lookalike._core.startup import import_torch
 from lookalike._core.wording import counted
+from lookalike.cli.completion import CLUSTERERS, DECISIONS, LEVELS, SIMILARITIES, completing
 from lookalike.cli.console import (
     free_name,
     guarded,
@@ -129,6 +130,7 @@ def convert(
         str,
         typer.Option(
             help="l2, mahalanobis, head, cosine, …, or auto: the best on held-out training images.",
+            autocompletion=completing((*SIMILARITIES, "auto")),
             rich_help_panel="Prototypes",
         ),
     ] = "l2",
@@ -136,6 +138,7 @@ def convert(
         str,
         typer.Option(
             help="image; patch: parts of images that vote; head: the weights of the classifier's own head.",
+            autocompletion=completing(LEVELS),
             rich_help_panel="Prototypes",
         ),
     ] = "image",
@@ -147,7 +150,11 @@ def convert(
     ] = None,
     decision: Annotated[
         str | None,
-        typer.Option(help="With --level patch: vote, mean or linear.", rich_help_panel="Prototypes"),
+        typer.Option(
+            help="With --level patch: vote, mean or linear.",
+            autocompletion=completing(DECISIONS),
+            rich_help_panel="Prototypes",
+        ),
     ] = None,
     shared: Annotated[
         bool,
@@ -159,7 +166,12 @@ def convert(
         ),
     ] = False,
     clusterer: Annotated[
-        str, typer.Option(help="kmeans, faiss, minibatch, bisecting, kmedoids or gmm.", rich_help_panel="Prototypes")
+        str,
+        typer.Option(
+            help="kmeans, faiss, minibatch, bisecting, kmedoids or gmm.",
+            autocompletion=completing(CLUSTERERS),
+            rich_help_panel="Prototypes",
+        ),
     ] = "kmeans",
     temperature: Annotated[
         str,

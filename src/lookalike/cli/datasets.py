@@ -5,6 +5,8 @@ from typing import Annotated
 import typer
 
 from lookalike._core.wording import counted
+from lookalike.cli.completion import DATASETS as DATASET_NAMES
+from lookalike.cli.completion import completing
 from lookalike.cli.console import SafeCommand, SafeGroup, guarded, print_json, print_table, say
 from lookalike.cli.options import Json
 
@@ -33,7 +35,12 @@ def datasets(context: typer.Context, json: Json = False) -> None:
 
 @app.command("fetch", cls=SafeCommand)
 @guarded
-def fetch(name: Annotated[str, typer.Argument(metavar="NAME", help="A dataset's name.")], json: Json = False) -> None:
+def fetch(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="A dataset's name.", autocompletion=completing(DATASET_NAMES))
+    ],
+    json: Json = False,
+) -> None:
     """Download a dataset and unpack it, so that it can be read by its name."""
     from lookalike.data import DATASETS, fetch_stamps
 

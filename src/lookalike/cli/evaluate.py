@@ -16,6 +16,7 @@ from lookalike.cli.console import err, free_name, guarded, out, print_json, prin
 from lookalike.cli.options import (
     BatchSize,
     ClassOrderOption,
+    Composite,
     Device,
     Json,
     Labels,
@@ -74,7 +75,6 @@ Sanity = Annotated[
         "--sanity", metavar="", help="Also randomise weights and labels, and check whether explanations change."
     ),
 ]
-Composite = Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")]
 Precision = Annotated[
     Literal["float32", "bfloat16"], typer.Option(help="bfloat16 is faster if the processor supports it.")
 ]

@@ -12,6 +12,7 @@ from lookalike._core.wording import counted
 from lookalike.cli.console import guarded, out, print_json, print_line, print_notes, say
 from lookalike.cli.options import (
     BatchSize,
+    Composite,
     Device,
     Images,
     Json,
@@ -58,9 +59,7 @@ def explain(
             help="Also say and draw which parts decide, and which look like which part of the prototype's image.",
         ),
     ] = False,
-    composite: Annotated[str, typer.Option(help="Rules of relevance propagation, e.g. attnlrp for transformers.")] = (
-        "epsilon-plus-flat"
-    ),
+    composite: Composite = "epsilon-plus-flat",
     rule: RuleOption = None,
     network: Network = None,
     batch_size: BatchSize = 64,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from lookalike.cli.completion import COMPOSITES, completing
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -122,6 +124,12 @@ LargeImages = Annotated[
         metavar="",
         help="Also read images above Pillow's limit of 179 million pixels.",
         rich_help_panel="Images",
+    ),
+]
+Composite = Annotated[
+    str,
+    typer.Option(
+        help="Rules of relevance propagation, e.g. attnlrp for transformers.", autocompletion=completing(COMPOSITES)
     ),
 ]
 Network = Annotated[

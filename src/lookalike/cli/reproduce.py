@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lookalike._core.errors import LookalikeError
+from lookalike.cli.completion import DATASETS, EXPERIMENTS, MODELS, completing
 from lookalike.cli.console import err, guarded, out, print_json, print_table, say
 from lookalike.cli.options import Json, accelerator_of
 
@@ -20,12 +21,19 @@ _ALL = "all"
 def reproduce(
     name: Annotated[
         str | None,
-        typer.Argument(metavar="NAME", help="Name of an experiment, or all; without a name, they are listed."),
+        typer.Argument(
+            metavar="NAME",
+            help="Name of an experiment, or all; without a name, they are listed.",
+            autocompletion=completing((*EXPERIMENTS, "all")),
+        ),
     ] = None,
     dataset: Annotated[
         str,
         typer.Option(
-            "--dataset", "-d", help="Data sets, separated by commas: names, or folders with one sub-folder per class."
+            "--dataset",
+            "-d",
+            help="Data sets, separated by commas: names, or folders with one sub-folder per class.",
+            autocompletion=completing(DATASETS, several=True),
         ),
     ] = "digits",
     network: Annotated[
@@ -33,7 +41,11 @@ def reproduce(
     ] = "lookalike:small-cnn",
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds, starting from 0.")] = 5,
     models: Annotated[
-        str | None, typer.Option(help="Models, separated by commas; by default all. Some experiments use only KMEx.")
+        str | None,
+        typer.Option(
+            help="Models, separated by commas; by default all. Some experiments use only KMEx.",
+            autocompletion=completing(MODELS, several=True),
+        ),
     ] = None,
     quick: Annotated[
         bool, typer.Option("--quick", metavar="", help="One seed, few epochs and images, written to OUTPUT/quick.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from lookalike._core.wording import counted
+from lookalike.cli.completion import METHODS, completing
 from lookalike.cli.console import err, fail, guarded, out, percent, print_facts, print_json, print_notes, say
 from lookalike.cli.options import (
     AsStored,
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 
 @guarded
 def train(
-    method: Annotated[str, typer.Argument(metavar="METHOD", help="blackbox, protopnet, flint or protovae.")],
+    method: Annotated[
+        str,
+        typer.Argument(
+            metavar="METHOD", help="blackbox, protopnet, flint or protovae.", autocompletion=completing(METHODS)
+        ),
+    ],
     dataset: Annotated[
         str,
         typer.Option(
