@@ -85,8 +85,9 @@ def test_kmedoids_are_points_and_better_than_random_ones():
         assert cost <= np.sqrt(assign(points, points[rng.choice(700, 3, replace=False)])[1]).sum()
 
 
-def test_a_single_medoid_is_the_exact_minimiser():
-    points = np.random.default_rng(0).normal(size=(50, 3))
+@pytest.mark.parametrize("centre", [0, 7])
+def test_a_single_medoid_is_the_exact_minimiser(centre):
+    points = np.random.default_rng(0).normal(size=(50, 3)) + centre
     sums = np.linalg.norm(points[:, None] - points, axis=2).sum(1)
     np.testing.assert_array_equal(cluster(points, 1, "kmedoids").centres[0], points[sums.argmin()])
 

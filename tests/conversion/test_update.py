@@ -10,10 +10,11 @@ from torch import nn
 
 from lookalike import convert, load
 from lookalike._core.errors import LookalikeError, LookalikeWarning
-from lookalike.data import ImageArray, load_digits
+from lookalike.data import ImageArray, Preprocessing, load_data, load_digits
 from lookalike.demo import network
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder
+from lookalike.networks import NETWORKS
 
 
 def part(blobs, *classes):
@@ -186,6 +187,14 @@ def test_images_are_kept_as_asked_for_and_their_loss_is_told(net, blobs):
     old = convert(convolution.eval(), part(blobs, 0, 1), n_prototypes=2)
     with pytest.warns(LookalikeWarning, match="the new images have another size"):
         assert old.update((torch.rand(8, 1, 12, 12), torch.full((8,), 2))).images is None
+
+
+def test_the_preparation_of_images_stays_the_models_own(image_folder):
+    data = load_data(image_folder, Preprocessing.square(16))
+    old = convert(NETWORKS["small-cnn"](n_classes=3), data, n_prototypes=2, progress=False)
+    assert old.update(data.test, progress=False).preprocessing == old.preprocessing == data.preprocessing
+    old.preprocessing = None
+    assert old.update(data.test, progress=False).preprocessing == data.preprocessing
 
 
 def test_new_samples_are_numbered_after_the_last_that_is_known(net, blobs):

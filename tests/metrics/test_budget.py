@@ -69,6 +69,20 @@ def test_the_estimate_counts_every_row_that_passes(case, monkeypatch):
     assert card.info["budget"]["estimates"]["robustness"] == curves + n * (1 + draws)
 
 
+@pytest.mark.parametrize(("only", "n_maps"), [(("robustness",), 2), (("explanations", "robustness"), 1)])
+def test_the_estimate_counts_the_maps_of_both_classifiers_once(case, monkeypatch, only, n_maps):
+    monkeypatch.setattr(budget_module, "_time_of_a_row", lambda context, clock: 0.0)
+    monkeypatch.setattr(budget_module, "_time_of_a_map", lambda context, clock: 1.0)
+    estimates = evaluate(case[0], case[1], budget=1e6, only=only, **QUICK).info["budget"]["estimates"]
+    n = QUICK["n_images"]
+    assert estimates["robustness"] == n * n_maps
+    assert estimates.get("explanations", 3 * n) == 3 * n
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    headless = convert(network, case[1], n_prototypes=2, head="output", progress=False)
+    alone = evaluate(headless, case[1], budget=1e6, only=("robustness",), **QUICK)
+    assert alone.info["budget"]["estimates"]["robustness"] == n
+
+
 def test_without_time_the_embeddings_alone_are_judged_and_the_rest_is_named(case, whole, tmp_path):
     model, data = case
     file = tmp_path / "part.json"

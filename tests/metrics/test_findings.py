@@ -12,7 +12,7 @@ from lookalike._core.intervals import share as interval
 from lookalike.metrics import Scorecard, Thresholds
 from lookalike.metrics.class_findings import joined
 from lookalike.metrics.findings import Finding, by_weight, on_sample, overall
-from lookalike.metrics.verdict import _control
+from lookalike.metrics.verdict import _control, verdict
 
 AGREES = Finding("agreement", "good", "It agrees.", headline="It mostly answers as the original does: 92% are the same")
 PIXELS = Finding("pixels", "good", "The pixels count.")
@@ -386,3 +386,10 @@ def test_a_control_is_named_with_its_figure_and_the_range_of_another_draw():
     assert _control("random_head", lambda _: None, 0.1, margin).endswith("random head 0.30, 95% 0.15 to 0.45")
     below = Range(0.01, -0.2, 0.25)
     assert _control("random_head", lambda _: 0.11, 0.1, below).endswith(", 95% 0.00 to 0.35")
+
+
+@pytest.mark.parametrize(("value", "said"), [(None, False), (0.2, False), (0.95, True), (0.99, True)])
+def test_prototypes_are_nearly_alike_above_a_threshold(value, said):
+    figures = {"diversity": value}
+    findings = verdict(figures.get, {}, ["a", "b"], Thresholds(alike=0.9))
+    assert [one.topic for one in findings].count("variety") == said

@@ -50,3 +50,13 @@ def clustered(z, y):
     with torch.no_grad():
         network[1].weight.zero_()
     return convert(network, (torch.from_numpy(z), torch.from_numpy(y)), n_prototypes=3 if len(z) > 4 else 1)
+
+
+def test_prototypes_of_other_classes_do_not_stand_in():
+    """The second model's prototype of 'a' has moved; that of 'b' lies where it was, and is of another class."""
+    z, y = torch.tensor([[0.0], [1.0], [10.0], [12.0]]), torch.tensor([0, 0, 1, 1])
+    names, labels = ["a", "b"], torch.tensor([0, 1])
+    first = Prototypes(torch.tensor([[0.5], [11.0]]), labels, names)
+    second = Prototypes(torch.tensor([[4.5], [0.5]]), labels, names)
+    distance, _ = prototype_likeness(first, second, z, y)
+    assert distance == pytest.approx((4 + 10.5) / 2 / ((2 * 0.5 + 2 * 1) / 4))

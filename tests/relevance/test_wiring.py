@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lookalike.relevance import lrp
+from lookalike.relevance.handlers import _least_value
 from lookalike.relevance.operations import Convolution
 from lookalike.relevance.rule_uses import RuleUses, Unruled
 
@@ -246,3 +247,47 @@ def test_maps_do_not_see_autocast(composite):
     assert torch.equal(found.maps, expected.maps)
     assert found.maps.dtype == torch.float32
     assert not torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("function", [
+    lambda h, b: torch.addmm(b, h, torch.eye(6, dtype=h.dtype), alpha=-2, beta=3),
+    lambda h, b: torch.addmm(b.expand(len(h), 6), h, torch.eye(6, dtype=h.dtype), alpha=-2, beta=3),
+])  # fmt: skip
+def test_factors_of_a_sum_with_a_product_count(function):
+    x, bias = inputs(3, 5), torch.zeros(6, dtype=torch.float64)
+    found = lrp(Net(lambda h: function(h, bias)), x, target=0, composite="epsilon")
+    assert torch.allclose(found.maps, times_gradient(Net(lambda h: -2 * h), x), rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("activation", "least"),
+    [
+        (lambda h: F.hardtanh(h, 0.25, 9.0), 0.25),
+        (lambda h: F.hardtanh(h), -1.0),
+        (lambda h: h.clamp(0.25, 9.0), 0.25),
+        (lambda h: h.clamp(max=9.0), None),
+        (F.relu6, 0),
+    ],
+)
+def test_an_activation_names_what_it_puts_in_place_of_smaller_inputs(activation, least, monkeypatch):
+    seen = []
+
+    def remember(*arguments):
+        seen.append(_least_value(*arguments))
+        return seen[-1]
+
+    monkeypatch.setattr("lookalike.relevance.handlers._least_value", remember)
+    lrp(Net(activation), inputs(3, 5), target=0)
+    assert set(seen) == {least}
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (4, 6), (2, 3, 4)])
+def test_relevance_at_an_operation_is_split_by_input(shape):
+    """Three inputs: they, or their windows, are the first axis or the second."""
+    relevance = torch.arange(float(torch.Size(shape).numel())).reshape(shape)
+    rows = Unruled(3)._by_row(relevance)
+    axis = 0 if shape[0] % 3 == 0 else 1
+    per_input = shape[axis] // 3
+    expected = torch.stack([part.flatten() for part in relevance.movedim(axis, 0).split(per_input)])
+    assert torch.equal(rows, expected)
+    assert torch.equal(Unruled(3)._by_row(torch.tensor(6.0)), torch.full((3, 1), 2.0))
