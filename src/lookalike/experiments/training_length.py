@@ -23,7 +23,6 @@ _COLUMNS = (
     Column("converted_accuracy", "accuracy of its KMEx %", 100, 1),
     Column("ghosting", "D_tsp"),
     Column("diversity", "D_dvs"),
-    Column("train_seconds", "training s, least", 1, 1, least=True),
 )
 
 
