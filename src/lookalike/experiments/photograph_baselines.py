@@ -65,8 +65,8 @@ _MAPS = (
     Column("auroc_random", "in random order"),
 )
 _TIMES = (
-    Column("train_seconds", "training or conversion s, least", 1, 1, least=True),
-    Column("total_seconds", "with what is converted and the backbone's pass s, least", 1, 1, least=True),
+    Column("train_seconds", "training or conversion s, least", 1, 2, least=True),
+    Column("total_seconds", "with what is converted and the backbone's pass s, least", 1, 2, least=True),
     Column("predict_seconds", "prediction of a photograph ms, least", 1000, 1, least=True),
 )
 
