@@ -254,6 +254,14 @@ def test_other_data_of_the_same_name_are_not_answered_from_what_is_kept(image_fo
     assert "converting images-small-cnn-kmex-seed0" in changed.output
 
 
+def test_what_takes_longer_than_all_others_runs_by_its_name_alone(monkeypatch, image_folder, tmp_path):
+    assert EXPERIMENTS["training-length"].alone
+    monkeypatch.setattr(EXPERIMENTS, "_members", {"long": Experiment("Long", "", lambda *_: 1 / 0, alone=True)})
+    done = run("reproduce", "all", "-d", image_folder, "--quick", "-o", tmp_path / "out", "--json")
+    assert json.loads(done.stdout) == {"files": [], "failed": {}}
+    assert run("reproduce", "long", "-d", image_folder, "--quick", "-o", tmp_path / "out").exit_code == 1
+
+
 @pytest.mark.slow
 def test_all_experiments_go_on_past_one_that_cannot_be_run(monkeypatch, image_folder, tmp_path):
     kept = {name: EXPERIMENTS[name] for name in ("attributes", "clustering")}

@@ -93,7 +93,7 @@ def reproduce(
         MODELS if models is None else _split(models),
         quick,
     )
-    names = tuple(EXPERIMENTS) if runs_all else (name,)
+    names = [key for key in EXPERIMENTS if not EXPERIMENTS[key].alone] if runs_all else [name]
     experiments = {key: EXPERIMENTS[key] for key in names}  # refuses an unknown name before any data are read
     models_folder = output / ("quick" if quick else "full") / "models"
     bench = Workbench(models_folder, quick, say=say, accelerator=accelerator)

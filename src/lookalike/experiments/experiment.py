@@ -138,6 +138,7 @@ class Experiment:
         pictures: Returns functions, by name, that draw more figures from the models themselves.
         lacking: Returns what a data set lacks for this experiment, or None. Without it, any data set will do.
         pairing: What the rows are compared with, seed by seed; None if nothing is.
+        alone: Whether it runs only by its own name and not as one of ``all``: it would take longer than all others.
     """
 
     title: str
@@ -147,6 +148,7 @@ class Experiment:
     pictures: "Callable[[Plan, Workbench], dict[str, Callable[[], Figure]]] | None" = None
     lacking: Callable[[DataBundle], str | None] | None = None
     pairing: Pairing | None = None
+    alone: bool = False
 
     def suited(self, plan: Plan, bench: Workbench) -> tuple[tuple[str, ...], list[str]]:
         """Returns a plan's data sets that the experiment can run on, and the reasons against the others."""

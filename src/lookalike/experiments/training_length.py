@@ -77,5 +77,5 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
 
 
 EXPERIMENTS.register("training-length")(
-    Experiment("Baselines trained for longer", "beyond the paper", run_training_length)
+    Experiment("Baselines trained for longer", "beyond the paper", run_training_length, alone=True)
 )
