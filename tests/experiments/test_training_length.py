@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lookalike.data import load_training_data
-from lookalike.experiments import EXPERIMENTS, Cells, Plan, Subject, Workbench, training_length
+from lookalike.experiments import EXPERIMENTS, Cells, Plan, Subject, Workbench, training_length, workbench
 
 PROTOPNET = Subject("digits", "lookalike:small-cnn", "protopnet", 1)
 
@@ -20,16 +20,18 @@ def whole():
 @pytest.fixture
 def bench(tmp_path, monkeypatch, whole):
     bench = Workbench(tmp_path / "models", quick=True, progress=False)
-    rows = np.random.default_rng(0).permutation(len(whole.train))[:160]
-    small = replace(whole, train=whole.train.select(rows), test=whole.test.select(np.arange(40)))
+    rows = np.random.default_rng(0).permutation(len(whole.train))[:60]
+    small = replace(whole, train=whole.train.select(rows), test=whole.test.select(np.arange(20)))
     monkeypatch.setattr(Workbench, "data", lambda *_: small)
+    for method in ("protopnet", "blackbox"):
+        monkeypatch.setitem(workbench.QUICK_EPOCHS, method, 1)
     return bench
 
 
 def test_a_subject_with_another_length_has_its_own_name_and_options_and_the_same_black_box(bench):
     longer = replace(PROTOPNET, epochs=24)
     assert longer.name == "digits-small-cnn-protopnet-24-epochs-seed1"
-    assert bench.options(longer) == bench.options(PROTOPNET) | {"epochs": 24}
+    assert bench.options(longer) == {**bench.options(PROTOPNET), "epochs": 24}
     assert bench._box_subject(longer) == bench._box_subject(PROTOPNET)
     assert "epochs" not in bench.key(PROTOPNET)["subject"]
     assert bench.key(longer)["subject"]["epochs"] == 24
@@ -64,9 +66,9 @@ def test_epochs_are_doubled_until_the_training_accuracy_hardly_rises(tmp_path, m
 def test_the_figures_are_those_of_the_trained_model(bench, tmp_path):
     plan = Plan(("digits",), seeds=(1,), models=("protopnet",), quick=True)
     rows = EXPERIMENTS["training-length"].run(plan, bench, Cells(tmp_path / "cells")).rows
-    assert rows[0].names == ("digits", "small-cnn", "ProtoPNet", "2")
-    data, model = bench.data(PROTOPNET), bench.model(replace(PROTOPNET, epochs=2))
-    converted = bench.model(replace(PROTOPNET, epochs=2, model="protopnet+kmex"))
+    assert rows[0].names == ("digits", "small-cnn", "ProtoPNet", "1")
+    data, model = bench.data(PROTOPNET), bench.model(replace(PROTOPNET, epochs=1))
+    converted = bench.model(replace(PROTOPNET, epochs=1, model="protopnet+kmex"))
 
     def accuracy(predict, part):
         images = torch.stack([part[row][0] for row in range(len(part))])
