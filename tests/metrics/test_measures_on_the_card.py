@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from lookalike import Scorecard, convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import FIGURES, MEASURES, SECTIONS, measures_table
+from lookalike.metrics.noise import Noise
 
 QUICK = {"only": ("faithfulness",), "n_images": 8, "n_steps": 4, "n_draws": 2, "progress": False}
 
@@ -72,3 +74,18 @@ def test_the_reference_page_has_the_table_of_all_measures():
 def test_names_that_are_no_list_or_none_at_all_are_refused(option, value, model, blobs):
     with pytest.raises(LookalikeError, match=f"^{option} takes .*names of .*: .*sparseness"):
         evaluate(model, blobs, **{**QUICK, option: value})
+
+
+@pytest.mark.parametrize("measure", ["deletion", "insertion"])
+def test_curves_have_the_steps_that_were_asked_for_whatever_the_batch(measure, model, blobs):
+    cards = [
+        evaluate(model, blobs, only=(measure,), n_images=6, n_steps=4, batch_size=size, progress=False)
+        for size in (2, 64)
+    ]
+    details = [card.details[measure][0] for card in cards]
+    assert details[0]["fractions"] == [0, 0.25, 0.5, 0.75, 1]
+    assert details[0]["curves"][measure] == pytest.approx(details[1]["curves"][measure], abs=1e-5)
+
+
+def test_noise_is_drawn_five_times_unless_told_otherwise():
+    assert Noise(torch.zeros(1), torch.ones(1)).draws == 5

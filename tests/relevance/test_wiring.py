@@ -56,6 +56,9 @@ def test_a_power_divides_by_its_exponent(degree, function):
     assert float(found.residual.max()) < 1e-3
 
 
+SCALE = torch.tensor([0.5, 2.0, -1.0, 3.0, 0.25, 1.5], dtype=torch.float64)
+
+
 def frozen(h, axes, *, centred=True, eps=1e-5):
     values = h - h.mean(axes, keepdim=True) if centred else h
     deviation = (values.square().mean(axes, keepdim=True) + eps).sqrt().detach()
@@ -70,6 +73,12 @@ def frozen(h, axes, *, centred=True, eps=1e-5):
         (lambda h: torch.layer_norm(input=h, normalized_shape=(6,)), lambda h: frozen(h, (-1,))),
         (lambda h: F.rms_norm(h, (6,), eps=1e-5), lambda h: frozen(h, (-1,), centred=False)),
         (lambda h: F.group_norm(h, 2), lambda h: frozen(h.reshape(-1, 2, 3), (-1,)).reshape(-1, 6)),
+        (lambda h: F.layer_norm(h, (6,), SCALE), lambda h: frozen(h, (-1,)) * SCALE),
+        (lambda h: F.rms_norm(h, (6,), SCALE, eps=1e-5), lambda h: frozen(h, (-1,), centred=False) * SCALE),
+        (
+            lambda h: F.group_norm(h, 2, SCALE),
+            lambda h: frozen(h.reshape(-1, 2, 3), (-1,)).reshape(-1, 6) * SCALE,
+        ),
         (lambda h: F.instance_norm(h.reshape(-1, 2, 3)), lambda h: frozen(h.reshape(-1, 2, 3), (-1,))),
     ],
 )
@@ -291,3 +300,23 @@ def test_relevance_at_an_operation_is_split_by_input(shape):
     expected = torch.stack([part.flatten() for part in relevance.movedim(axis, 0).split(per_input)])
     assert torch.equal(rows, expected)
     assert torch.equal(Unruled(3)._by_row(torch.tensor(6.0)), torch.full((3, 1), 2.0))
+
+
+@pytest.mark.parametrize("composite", ["epsilon-plus-flat", "epsilon", "alpha1-beta0", "gamma"])
+def test_a_batch_norm_without_weights_is_one_with_ones_and_zeros(composite):
+    def network(affine):
+        torch.manual_seed(0)
+        norms = [nn.BatchNorm2d(channels, affine=affine) for channels in (4, 6)]
+        for norm in norms:
+            norm.running_mean.uniform_(-2, 2)
+            norm.running_var.uniform_(0.5, 2)
+        torch.manual_seed(1)
+        first, second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 6, 3, bias=False)
+        return nn.Sequential(
+            first, norms[0], nn.ReLU(), second, norms[1], nn.ReLU(), nn.Flatten(), nn.Linear(96, 2)
+        ).eval()
+
+    x = inputs(2, 3, 8, 8, low=-0.5).float()
+    expected, found = (lrp(network(affine), x, target=1, composite=composite) for affine in (True, False))
+    assert torch.allclose(found.maps, expected.maps, rtol=1e-4, atol=1e-6)
+    assert torch.allclose(found.residual, expected.residual, rtol=1e-3, atol=1e-4)
