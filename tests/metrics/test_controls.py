@@ -205,3 +205,9 @@ def test_controls_have_the_models_range_of_values(sem, blobs):
     """By it noise is measured in."""
     for control in (with_permuted_labels(sem, 1), with_random_head(sem, sem.embed(blobs[0]), 1)):
         assert torch.equal(control.value_range, sem.value_range)
+
+
+@pytest.mark.parametrize("error", [-0.1, 1.1, float("nan")])
+def test_an_error_rate_is_a_share(error):
+    with pytest.raises(LookalikeError, match="error"):
+        independent_agreement(error, 5)

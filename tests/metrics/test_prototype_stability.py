@@ -60,3 +60,13 @@ def test_prototypes_of_other_classes_do_not_stand_in():
     second = Prototypes(torch.tensor([[4.5], [0.5]]), labels, names)
     distance, _ = prototype_likeness(first, second, z, y)
     assert distance == pytest.approx((4 + 10.5) / 2 / ((2 * 0.5 + 2 * 1) / 4))
+
+
+def test_one_repetition_is_enough_and_none_is_refused():
+    rng = np.random.default_rng(0)
+    z = rng.standard_normal((12, 2)).astype(np.float32)
+    y = np.repeat([0, 1], 6)
+    model = clustered(z, y)
+    assert len(prototype_stability(model, z, y, n_repeats=1).moved) == 1
+    with pytest.raises(LookalikeError, match="n_repeats"):
+        prototype_stability(model, z, y, n_repeats=0)

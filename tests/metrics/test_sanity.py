@@ -7,6 +7,7 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from lookalike import convert, embed, evaluate
+from lookalike._core.errors import LookalikeError
 from lookalike.encoder import Encoder
 from lookalike.metrics import Thresholds, rank_similarity, sanity_check, structural_similarity
 from lookalike.metrics.sanity import layers_from_the_head, with_prototypes_of_permuted_labels
@@ -97,3 +98,8 @@ def test_the_scorecard_has_it_when_asked(sem, blobs, tmp_path):
     ax = card.plot_sanity()
     assert [tick.get_text() for tick in ax.get_xticklabels()] == ["as trained", "prototypes", "1", "0"]
     assert len(ax.get_legend().get_texts()) == 6
+
+
+def test_no_maps_have_no_rank_correlation():
+    with pytest.raises(LookalikeError, match="maps"):
+        rank_similarity(torch.zeros(0, 4, 4), torch.zeros(0, 4, 4))

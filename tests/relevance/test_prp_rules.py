@@ -9,6 +9,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.metrics import map_stability
 from lookalike.model.similarity import SIMILARITIES
 from lookalike.relevance import DEFAULT_RULE, PRP_RULES, prp
+from lookalike.relevance.explained import maps_of_contrasts
 from lookalike.relevance.similarity_layer import channel_relevance
 
 
@@ -102,3 +103,14 @@ def test_share_is_the_unstable_rule(model, blobs):
     assert found["neuralized"] > 0.99
     assert found["share"] < found["neuralized"]
     assert np.isfinite(found["share"])
+
+
+def test_maps_of_contrasts_are_those_of_their_prototypes_by_the_rule(net, blobs):
+    model, x = convert(net, blobs, n_prototypes=2, progress=False), blobs[0][:4]
+    maps = {}
+    for rule in ("share", "gradient", "neuralized"):
+        maps[rule] = maps_of_contrasts(model, x, {3: 0, 1: 4}, "epsilon-plus-flat", rule)
+        expected = prp(model, x[[3, 1]], torch.tensor([[0], [4]]), rule=rule).pixels[:, 0]
+        assert list(maps[rule]) == [3, 1]
+        np.testing.assert_allclose(np.stack(list(maps[rule].values())), expected, rtol=1e-5, atol=1e-7)
+    assert not np.allclose(maps["share"][3], maps["gradient"][3])
