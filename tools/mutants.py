@@ -110,8 +110,8 @@ class Trial:
     def of(self, mutant: Mutant) -> dict[str, Any]:
         """Returns what became of a mutant: killed, survived or timed out, and the test that killed it."""
         started = time.monotonic()
-        covering = self.covering.tests_of(mutant.module, mutant.line)
-        tests = self.covering.in_order(covering, mutant.module, self.seconds)
+        covering_tests = self.covering.tests_of(mutant.module, mutant.line)
+        tests = self.covering.in_order(covering_tests, mutant.module, self.seconds)
         tests = [name for name in tests if self._passes.get(name, True)]
         outcome, killer = run(mutant, tests, self.seconds) if tests else ("survived", "")
         while outcome == "killed" and killer and not self._passes_unbroken(killer, mutant.module):
@@ -119,7 +119,7 @@ class Trial:
             outcome, killer = run(mutant, tests, self.seconds) if tests else ("survived", "")
         took = round(time.monotonic() - started, 1)
         row = {"mutant": mutant.name, "module": mutant.module, "operator": mutant.operator, "outcome": outcome}
-        row |= {"by": killer, "tests": len(tests), "of": len(covering)}
+        row |= {"by": killer, "tests": len(tests), "of": len(covering_tests)}
         return {**row, "was": mutant.before, "is": mutant.after, "seconds": took}
 
     def _passes_unbroken(self, name: str, module: str) -> bool:

@@ -149,3 +149,13 @@ def test_points_of_any_size_have_the_clusters_of_ordinary_ones(method, exponent)
     assert np.array_equal(plain.labels, scaled.labels)
     np.testing.assert_allclose(np.ldexp(scaled.centres, -exponent), plain.centres, atol=2**-5)
     assert scaled.inertia == pytest.approx(np.ldexp(plain.inertia, 2 * exponent))
+
+
+def test_each_medoid_is_that_of_its_cluster():
+    """The search goes on until no medoid moves: from any start the members' own medoid is the centre."""
+    rng = np.random.default_rng(3)
+    points = rng.normal(size=(120, 2)) * [1, 3]
+    found = cluster(points, 4, "kmedoids", n_init=1, seed=5)
+    for centre, members in ((found.centres[j], points[found.labels == j]) for j in range(4)):
+        sums = np.linalg.norm(members[:, None] - members, axis=2).sum(1)
+        np.testing.assert_allclose(centre, members[sums.argmin()])

@@ -1,15 +1,17 @@
 """What each image is to a model that is evaluated: training image or test image."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from lookalike import convert
+from lookalike import convert, embed
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.audit import audit
 from lookalike.data import Batches, Preprocessing, TrainingRecord, load_data, with_roles
+from lookalike.encoder import Encoder
 from tests.small import bright_images, small_network
 
 SMALL = Preprocessing.square(8)
@@ -168,16 +170,52 @@ def test_the_record_of_an_updated_model_includes_what_joined(updated):
     assert not TrainingRecord("other", joined=(None,)).includes(None)
 
 
-def test_of_an_updated_model_only_the_number_tells_whether_data_are_whole(updated):
+def test_of_an_updated_model_of_arrays_only_the_number_tells_whether_data_are_all(updated):
     model, first, second, both = updated
     record = model.training_record
-    assert [record.is_whole(len(data[1]), Batches(data)) for data in (first, second, both)] == [False, False, None]
+    assert [record.is_all_of(Batches(data), len(data[1])) for data in (first, second, both)] == [False, False, None]
     record = TrainingRecord(Batches(first).fingerprint())
-    assert [record.is_whole(len(data[1]), Batches(data)) for data in (first, second)] == [True, False]
-    assert TrainingRecord().is_whole(90, Batches(first)) is None
+    assert [record.is_all_of(Batches(data), len(data[1])) for data in (first, second)] == [True, False]
+    assert TrainingRecord().is_all_of(Batches(first), 90) is None
+
+
+@pytest.mark.parametrize(("n_read", "n_skipped", "expected"), [(59, 1, None), (60, 0, None), (58, 1, False)])
+def test_a_record_may_count_what_could_not_be_read(n_read, n_skipped, expected):
+    record = TrainingRecord("first", joined=("second",), n_samples=60 if n_skipped == 0 else 60 - (n_read == 59))
+    assert record.is_all_of(None, n_read, n_skipped) is expected
+
+
+def test_of_an_updated_model_of_files_the_contents_tell(plain):
+    files = load_data(plain, SMALL)
+    record = replace(record_of(files), joined=("later",), n_samples=len(files.train))
+    train, test = Batches(files.train), Batches(files.test)
+    assert record.is_all_of(train, len(files.train)) is True
+    assert record.is_all_of(test, len(files.train)) is False  # as many, and others
 
 
 def test_an_audit_checks_the_prototypes_of_an_updated_model_against_all_its_data_alone(updated):
     model, first, _, both = updated
     assert any("its prototypes were not checked" in note for note in audit(model, first, progress=False).notes)
-    assert not any("were not checked" in note for note in audit(model, both, progress=False).notes)
+    notes = audit(model, both, progress=False).notes
+    assert not any("were not checked" in note for note in notes)
+    assert any("only the number of samples tells that these are all its data" in note for note in notes)
+
+
+def test_an_audit_of_an_updated_model_counts_what_was_skipped(tmp_path):
+    x, y = bright_images(60)
+    grey = (x * 40 + 100).clamp(0, 255).byte()[:, 0]
+    for part, rows in (("first", range(40)), ("second", range(40, 60)), ("all", range(60))):
+        for row in rows:
+            (tmp_path / part / f"c{int(y[row])}").mkdir(parents=True, exist_ok=True)
+            Image.fromarray(grey[row].numpy()).save(tmp_path / part / f"c{int(y[row])}/{row:02}.png")
+    for part in ("first", "all"):
+        (tmp_path / part / "c0/00.png").write_bytes(b"broken")
+
+    def read(part):
+        bundle = load_data(tmp_path / part, Preprocessing.square(8, mean=(0.5,), std=(0.5,)))
+        return embed(network, bundle.train.joined(bundle.test), on_error="skip", progress=False)
+
+    network = Encoder(small_network(), x[:2])
+    model = convert(network, read("first"), n_prototypes=2, progress=False).update(read("second"), progress=False)
+    notes = audit(model, read("all"), progress=False).notes
+    assert not any("were not checked" in note for note in notes)

@@ -59,14 +59,36 @@ def test_epochs_are_doubled_until_the_training_accuracy_hardly_rises(tmp_path, m
     bench, cells = Workbench(tmp_path, progress=False), Cells(tmp_path / "cells")
     plan = Plan(("digits",), seeds=(1,), models=("kmex", "protopnet", "protopnet+kmex"))
     rows = EXPERIMENTS["training-length"].run(plan, bench, cells).rows
-    assert [row.names for row in rows] == [("digits", "small-cnn", "ProtoPNet", str(length)) for length in lengths]
-    assert [row.values["accuracy"] for row in rows] == [[value / 2] for value in accuracies[: len(lengths)]]
+    if len(lengths) == 1:
+        assert list(cells.failed) == ["training-length-digits-small-cnn-protopnet-24-epochs-seed1"]
+    assert [row.names for row in rows] == [
+        ("digits", "small-cnn", "ProtoPNet", "as on the other pages"),
+        ("digits", "small-cnn", "ProtoPNet", "until trained"),
+    ]
+    assert [row.values["epochs"] for row in rows] == [[lengths[0]], [lengths[-1]]]
+    last = accuracies[len(lengths) - 1]
+    assert [row.values["accuracy"] for row in rows] == [[accuracies[0] / 2], [last / 2]]
+
+
+def test_each_seed_counts_once_at_the_length_that_it_needs(tmp_path, monkeypatch):
+    accuracies = {0: {12: 0.9, 24: 0.9}, 1: {12: 0.5, 24: 0.7, 48: 0.7}}
+
+    def measure(_bench, subject):
+        return {"train_accuracy": accuracies[subject.seed][subject.epochs]}
+
+    monkeypatch.setattr(training_length, "_measure", measure)
+    plan = Plan(("digits",), seeds=(0, 1), models=("protopnet",))
+    rows = EXPERIMENTS["training-length"].run(plan, Workbench(tmp_path, progress=False), Cells(tmp_path / "cells")).rows
+    assert [row.values for row in rows] == [
+        {"epochs": [12, 12], "train_accuracy": [0.9, 0.5]},
+        {"epochs": [24, 48], "train_accuracy": [0.9, 0.7]},
+    ]
 
 
 def test_the_figures_are_those_of_the_trained_model(bench, tmp_path):
     plan = Plan(("digits",), seeds=(1,), models=("protopnet",), quick=True)
     rows = EXPERIMENTS["training-length"].run(plan, bench, Cells(tmp_path / "cells")).rows
-    assert rows[0].names == ("digits", "small-cnn", "ProtoPNet", "1")
+    assert rows[0].names == ("digits", "small-cnn", "ProtoPNet", "as on the other pages")
     data, model = bench.data(PROTOPNET), bench.model(replace(PROTOPNET, epochs=1))
     converted = bench.model(replace(PROTOPNET, epochs=1, model="protopnet+kmex"))
 

@@ -202,7 +202,7 @@ def test_many_classes_do_not_make_a_loss():
 
 
 def test_controls_have_the_models_range_of_values(sem, blobs):
-    """By it noise is measured in."""
+    """Noise is drawn between black and white, which the range tells."""
     for control in (with_permuted_labels(sem, 1), with_random_head(sem, sem.embed(blobs[0]), 1)):
         assert torch.equal(control.value_range, sem.value_range)
 

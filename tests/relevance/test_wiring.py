@@ -320,3 +320,141 @@ def test_a_batch_norm_without_weights_is_one_with_ones_and_zeros(composite):
     expected, found = (lrp(network(affine), x, target=1, composite=composite) for affine in (True, False))
     assert torch.allclose(found.maps, expected.maps, rtol=1e-4, atol=1e-6)
     assert torch.allclose(found.residual, expected.residual, rtol=1e-3, atol=1e-4)
+
+
+COMPOSITE_NAMES = ("epsilon", "alpha1-beta0", "gamma")
+
+
+@pytest.mark.parametrize("composite", COMPOSITE_NAMES)
+@pytest.mark.parametrize("form", ["addmm", "addmm, transposed", "mm", "product and norm"])
+def test_every_product_with_a_weight_is_the_layer_that_it_stands_for(composite, form):
+    """With its bias, behind a norm as in front of one."""
+    torch.manual_seed(0)
+    weight, bias = torch.randn(6, 4, dtype=torch.float64), torch.randn(4, dtype=torch.float64)
+    norm = nn.BatchNorm1d(4).double().eval()
+    norm.running_mean.uniform_(-1, 1)
+    products = {
+        "addmm": lambda h, w: torch.addmm(bias, h, w),
+        "addmm, transposed": lambda h, w: torch.addmm(bias, h, w.t().contiguous().t()),
+        "mm": lambda h, w: torch.mm(h, w) + bias,
+        "product and norm": lambda h, w: norm(h @ w),
+    }
+    layer = (lambda h, w: norm(F.linear(h, w.t(), bias))) if form == "product and norm" else None
+    reference = Product(layer or (lambda h, w: F.linear(h, w.t(), bias)), 6, 4)
+    found_in = Product(products[form], 6, 4)
+    with torch.no_grad():
+        reference.weight.copy_(weight)
+        found_in.weight.copy_(weight)
+    if form in ("mm", "product and norm"):  # a sum would be an operation of its own
+        bias.zero_()
+    x = inputs(3, 5, low=-0.5)
+    expected, found = (lrp(net, x, target=1, composite=composite) for net in (reference, found_in))
+    assert torch.allclose(found.maps, expected.maps, rtol=1e-6, atol=1e-9)
+
+
+def test_a_product_of_one_vector_with_a_matrix_is_none_of_images():
+    net = Product(lambda h, w: torch.stack([row @ w for row in h]), 6, 4)
+    reference = Product(torch.matmul, 6, 4)
+    x = inputs(3, 5, low=-0.5)
+    expected, found = (lrp(one, x, target=1, composite="epsilon") for one in (reference, net))
+    assert torch.allclose(found.maps, expected.maps, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["complex", "sparse"])
+def test_products_with_matrices_that_no_rule_is_for_have_their_gradient(kind):
+    def product(h, w):
+        if kind == "sparse":
+            return (w.t() / 2).detach().to_sparse().matmul(h.t()).t()
+        matrix = torch.complex(w[:3, :2], w[3:, 2:]) / 2
+        return torch.view_as_real(torch.view_as_complex(h.unflatten(-1, (3, 2)).contiguous()) @ matrix).flatten(1)
+
+    x, net = inputs(3, 5, low=-0.5), Product(product, 6, 4)
+    with torch.no_grad():
+        net.first.bias.zero_()
+    found = lrp(net, x, target=0, composite="epsilon")
+    assert torch.allclose(found.maps, times_gradient(net, x), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("frozen_scale", ["parameter", "buffer"])
+def test_a_scale_of_the_pixels_is_no_layer_whether_it_is_a_parameter_or_not(frozen_scale):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+            scale = torch.tensor([0.5, 1.0, 2.0])
+            if frozen_scale == "parameter":
+                self.scale = nn.Parameter(scale, requires_grad=False)
+            else:
+                self.register_buffer("scale", scale)
+
+        def forward(self, grey):
+            return self.head(self.first(grey * self.scale.view(1, 3, 1, 1)).relu().mean((2, 3)))
+
+    grey = torch.zeros(1, 1, 6, 6)
+    grey[:, :, :3] = 1
+    found = lrp(Scaled().eval(), grey, target=0)
+    assert [use.rule for use in found.rules if use.operation == "convolution"] == ["flat"]
+    assert float(found.maps[:, :, 3:].abs().sum()) > 0  # the flat rule reaches black pixels, too
+
+
+def test_a_network_that_casts_what_autocast_would():
+    class Casting(nn.Module):
+        def __init__(self, casts):
+            super().__init__()
+            torch.manual_seed(0)
+            self.embed, self.out, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
+            self.register_buffer("calls", torch.zeros(()))
+            self.casts = casts
+
+        def forward(self, x):
+            self.calls += 1  # nothing of the engine's pass is kept for the plain one
+            with torch.autocast("cpu", torch.bfloat16, enabled=self.casts):
+                h = self.embed(x)
+                h = h.to(torch.get_autocast_dtype("cpu")) if self.casts else h
+                z = F.scaled_dot_product_attention(h, h, h)
+                with torch.autocast("cpu", enabled=False):
+                    z = self.out(z.float())
+                assert torch.is_autocast_enabled("cpu") == self.casts  # each operation leaves it as it was
+                return self.head(z.mean(1)).float()
+
+    x = inputs(3, 7, 5, low=-0.5).float()
+    expected, found = (lrp(Casting(casts).eval(), x, target=1, composite="attnlrp") for casts in (False, True))
+    assert found.maps.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(found.maps.flatten(1), expected.maps.flatten(1)).min() > 0.99
+
+
+def test_convolutions_take_torchs_defaults():
+    weight = inputs(4, 3, 3, 3, low=-0.5)
+    for function, shape in ((F.conv2d, (4, 3, 3, 3)), (F.conv_transpose2d, (3, 4, 3, 3))):
+
+        class Bare(nn.Module):
+            def __init__(self, options, function=function, shape=shape):
+                super().__init__()
+                torch.manual_seed(0)
+                self.options, self.function, self.head = options, function, nn.Linear(4, 2).double()
+                self.weight = nn.Parameter(weight.reshape(shape))
+
+            def forward(self, x):
+                return self.head(self.function(x, self.weight, **self.options).relu().mean((2, 3)))
+
+        x = inputs(2, 3, 6, 6)
+        options = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1}
+        plain, named = (lrp(Bare(given), x, target=0, composite="alpha1-beta0") for given in ({}, options))
+        assert torch.equal(plain.maps, named.maps)
+        assert float(plain.residual.max()) < 1  # and the engine's outputs are the network's
+
+
+def test_a_bias_that_depends_on_the_image_is_a_summand():
+    net = Net(lambda h: F.linear(h, torch.eye(6, dtype=h.dtype), bias=3 * h[0]))
+    x = inputs(1, 5)
+    found = lrp(net, x, target=0, composite="epsilon")
+    assert torch.allclose(found.maps, times_gradient(Net(lambda h: 4 * h), x), rtol=1e-3)
+
+
+def test_a_clamp_by_a_tensor_of_another_shape_has_its_gradient():
+    net = Net(lambda h: torch.clamp(h[:, None], min=torch.zeros(1, 2, 1, dtype=h.dtype)).mean(1))
+    x = inputs(3, 5)
+    found = lrp(net, x, target=0, composite="epsilon")
+    expected = times_gradient(Net(lambda h: h.clamp(min=0)), x)
+    assert torch.allclose(found.maps, expected, rtol=1e-3, atol=1e-6)

@@ -131,7 +131,7 @@ class Audit:
         Raises:
             LookalikeError: If the images cannot be read again, or are not of one size.
         """
-        if not _is_of_conversion(model, self.source):
+        if _is_of_conversion(model, self.source) is False:
             return self  # its notes say that prototypes were not checked
         n_prototypes = len(model.prototypes)
         n_tried = min(n_prototypes, MOST_PROTOTYPES)
@@ -240,8 +240,11 @@ def audit_sources(
         suspects += _label_suspects(tested, "test", of_test, names, ranking)
     notes += _note_of_weak_model(checked, data.labels)
     suspects += _pair_and_far_suspects(data, tested, names, similarity)
-    if _is_of_conversion(model, data):
+    is_of_conversion = _is_of_conversion(model, data)
+    if is_of_conversion is not False:
         suspects += _prototype_suspects(model, data, similarity, given_sources)
+        if is_of_conversion is None and model.training_record.joined:
+            notes.append("the model was updated: only the number of samples tells that these are all its data")
     else:
         also = "" if sources is None else ", and the sources were not used"
         notes.append(f"these are not the data that the model was converted with: its prototypes were not checked{also}")
@@ -328,10 +331,10 @@ def _pair_and_far_suspects(
     return suspects
 
 
-def _is_of_conversion(model: PrototypeModel, data: Source) -> bool:
-    """Returns whether these are all data that the model was made from, as far as is known."""
-    n_samples = len(data.store) + len(data.store.skipped)
-    return model.training_record.is_whole(n_samples, data.batches, data.store.info.get("data")) is not False
+def _is_of_conversion(model: PrototypeModel, data: Source) -> bool | None:
+    """Returns whether these are all data that the model was made from; None if that is not known."""
+    known, skipped = data.store.info.get("data"), len(data.store.skipped)
+    return model.training_record.is_all_of(data.batches, len(data.store), skipped, known=known)
 
 
 def _sources_of(

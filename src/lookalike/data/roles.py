@@ -58,7 +58,7 @@ class TrainingRecord:
             return data.fingerprint() == self.fingerprint
 
     def includes(self, data: Batches | None, known: str | None = None) -> bool:
-        """Says whether data are among those that the model was made from or updated with, by their fingerprint.
+        """Says whether data are known to be some that the model was made from or updated with, by their fingerprint.
 
         Args:
             data: The data; None if only their fingerprint is known.
@@ -67,19 +67,26 @@ class TrainingRecord:
         records = (self, *(TrainingRecord(fingerprint) for fingerprint in self.joined))
         return any(record.has_fingerprint_of(data, known) for record in records)
 
-    def is_whole(self, n_samples: int, data: Batches | None, known: str | None = None) -> bool | None:
+    def is_all_of(
+        self, data: Batches | None, n_samples: int, n_skipped: int = 0, *, known: str | None = None
+    ) -> bool | None:
         """Says whether data are all that the prototypes were made from; None if that cannot be known.
 
-        Of a model that was updated only the number of samples tells.
+        Of a model that was updated, the contents of files tell, or else only a wrong number of samples.
 
         Args:
-            n_samples: Number of samples of the data.
             data: The data; None if only their fingerprint is known.
+            n_samples: Number of samples of the data that were read.
+            n_skipped: Number of those that could not be read. The record may count them.
             known: The data's fingerprint, if it was computed before.
         """
         if not self.joined:
             return self.has_fingerprint_of(data, known)
-        return False if self.n_samples not in (None, n_samples) else None
+        keys = None if data is None or self.keys is None else data.content_keys()
+        if keys is not None and self.keys is not None:
+            return np.array_equal(np.unique(keys), np.unique(self.keys))
+        is_possible = self.n_samples is None or n_samples <= self.n_samples <= n_samples + n_skipped
+        return None if is_possible else False
 
     def matches(self, train: Batches) -> bool:
         """Says whether ``train`` is exactly the data that the model was made from.

@@ -111,13 +111,13 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
     Raises:
         LookalikeError: If they are others.
     """
-    record, n_samples = model.training_record, len(store) + len(store.skipped)
-    if record.is_whole(n_samples, batches, store.info.get("data") if batches is None else None) is not False:
+    record, known = model.training_record, store.info.get("data") if batches is None else None
+    if record.is_all_of(batches, len(store), len(store.skipped), known=known) is not False:
         return
     if record.joined:
         raise LookalikeError(
-            f"the model was made from {record.n_samples:,} samples, its updates included; the training data have "
-            f"{n_samples:,}. Give all of them, in the same order"
+            f"the model was made from {record.n_samples or 0:,} samples, its updates included; the training data have "
+            f"{len(store):,}, or others. Give all of them, in the same order"
         )
     raise LookalikeError(
         "the training data are not those that the model was converted with, so the numbers of its prototypes' "

@@ -17,6 +17,7 @@ from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
 _ENOUGH = 0.005
 _MOST_DOUBLINGS = 4
 _COLUMNS = (
+    Column("epochs", "epochs", 1, 0),
     Column("train_accuracy", "accuracy on training images %", 100, 1),
     Column("accuracy", "accuracy %", 100, 1),
     Column("difference", "minus black box, points", 100, 1),
@@ -31,30 +32,33 @@ def run_training_length(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     rows = []
     for dataset, network in plan.places():
         for model in (model for model in plan.models if model != KMEX and "+" not in model):
-            by_epochs: dict[int, list[Record]] = {}
-            for subject in plan.subjects(dataset, network, model):
-                for epochs, record in _doubled_until_trained(bench, cells, subject):
-                    by_epochs.setdefault(epochs, []).append(record)
-            rows += [
-                Row((*table_names(dataset, network), title_of(model), str(epochs)), gather(records, _COLUMNS))
-                for epochs, records in sorted(by_epochs.items())
+            of_seeds = [
+                list(_doubled_until_trained(bench, cells, subject))
+                for subject in plan.subjects(dataset, network, model)
             ]
+            of_seeds = [records for records in of_seeds if records]
+            for length, position in (("as on the other pages", 0), ("until trained", -1)):
+                records = [records[position] for records in of_seeds]
+                if records:
+                    names = (*table_names(dataset, network), title_of(model), length)
+                    rows.append(Row(names, gather(records, _COLUMNS)))
     remark = (
-        "Each seed's training is repeated from the start with twice the epochs until the accuracy on the training "
-        f"images rises by at most {100 * _ENOUGH:.1f} points, and at most {_MOST_DOUBLINGS} times."
+        "*Until trained*: each seed's training is repeated from the start with twice the epochs until the accuracy on "
+        f"the training images rises by at most {100 * _ENOUGH:.1f} points, and at most {_MOST_DOUBLINGS} times. "
+        "Warm-up phases and a last phase of the classifier alone keep their length."
     )
-    return Findings(("data", "network", "model", "epochs"), _COLUMNS, rows, {}, [remark])
+    return Findings(("data", "network", "model", "training"), _COLUMNS, rows, {}, [remark])
 
 
-def _doubled_until_trained(bench: Workbench, cells: Cells, subject: Subject) -> Iterator[tuple[int, Record]]:
-    """Yields the number of epochs and the figures of each training of a subject, the shortest first."""
+def _doubled_until_trained(bench: Workbench, cells: Cells, subject: Subject) -> Iterator[Record]:
+    """Yields the figures of each training of a subject, the shortest first."""
     epochs, before = bench.options(subject)["epochs"], None
     for _ in range(2 if bench.quick else 1 + _MOST_DOUBLINGS):
         longer = replace(subject, epochs=epochs)
         record = cells.get(f"training-length-{longer.name}", bench.key(longer), _measure, bench, longer)
         if record is None:
             return
-        yield epochs, record
+        yield record | {"epochs": float(epochs)}
         if before is not None and record["train_accuracy"] - before <= _ENOUGH:
             return
         epochs, before = 2 * epochs, record["train_accuracy"]

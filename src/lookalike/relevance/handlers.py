@@ -317,13 +317,16 @@ def _product(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> 
 
 
 def _is_layer(engine: "Engine", x: Tensor, weight: Tensor) -> bool:
-    """Says whether a product x @ weight is a linear layer, by whatever name: one with a matrix of constants.
+    """Says whether x @ weight (matmul, mm or addmm) is a linear layer: a product with a matrix of constants.
 
     Of the pixels, only a product with a parameter or a view of one is: any other matrix mixes colours or weighs pixels.
+    Rules are for real numbers in ordinary memory: complex and sparse matrices keep their gradient.
     """
-    if weight.ndim != 2 or x.ndim < 2:
+    is_plain = weight.is_floating_point() and weight.layout is torch.strided
+    if weight.ndim != 2 or x.ndim < 2 or not is_plain:
         return False
-    return engine.twins.is_parameter(weight) or not engine.pixels.include(x)
+    is_weight = engine.twins.is_parameter(weight) or engine.twins.is_view_of_parameter(weight)
+    return is_weight or not engine.pixels.include(x)
 
 
 def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any, operands: list[Tensor]) -> Any:

@@ -177,7 +177,7 @@ class _Explainer:
             return replayed
         relevance, computed, engine = self._plain_maps(inputs, rows, start)
         if state is not None and self._watch is None and not (engine.twins.exits or engine.twins.numbers):
-            recorded = RecordedMaps(relevance, self._rules)
+            recorded = RecordedMaps(relevance, self._rules, in_half=engine.met_autocast)
             compute = self._computing(rows, start)
             RECORDINGS.ran(self._model, key, state, compute, inputs, recorded.tensors(relevance, computed), recorded)
         return relevance
@@ -193,7 +193,7 @@ class _Explainer:
                 return self._with_numbers(relevance), computed, engine
         finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
             if plain is not None:
-                _compare(computed, plain, batch, self._run)
+                _compare(computed, plain, batch, self._run, in_half=engine.met_autocast)
 
     def _key(self, inputs: list[Tensor], start: RelevanceStart) -> Hashable | None:
         """Returns what stands for the maps of inputs of these shapes; None if they are not to be recorded."""
@@ -229,7 +229,7 @@ class _Explainer:
             else:
                 plain = self._plain[rows].to(images)
             try:
-                _compare(computed, plain, images, self._run)
+                _compare(computed, plain, images, self._run, in_half=recorded.in_half)
             except RelevanceError:  # the plain way says whether that is the network's fault
                 RECORDINGS.forget(self._model, key)
                 return None
@@ -323,10 +323,11 @@ class RecordedMaps:
     Args:
         relevance: The maps of a plain computation.
         rules: The composite, whose identity stands in the recording's key.
+        in_half: Whether the network itself runs in half precision, by autocast.
     """
 
-    def __init__(self, relevance: Relevance, rules: Composite) -> None:
-        self.rules = rules
+    def __init__(self, relevance: Relevance, rules: Composite, *, in_half: bool) -> None:
+        self.rules, self.in_half = rules, in_half
         empty = relevance.maps.new_empty(0)
         self._names = list(relevance.unruled_by)
         self._template = replace(relevance, maps=empty, residual=empty, rules=list(relevance.rules), unruled_by={})
@@ -457,23 +458,31 @@ def _join_shares(shares: list[dict[str, Tensor]], like: Tensor) -> dict[str, Ten
     return joined
 
 
-def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
-    """Checks that the engine computed the same output as the network's plain pass.
+def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run, *, in_half: bool) -> None:
+    """Checks that the engine computed the same output as the network's plain pass, up to rounding.
+
+    Args:
+        output: The engine's outputs.
+        plain: The network's outputs for the first of the images, or for all.
+        pixels: The images.
+        run: Runs the network.
+        in_half: Whether the network runs in half precision by autocast, which the engine does not see.
 
     Raises:
         RelevanceError: If it did not; it says why, if the network is random or depends on the rest of the batch.
     """
     deviation = _deviation(output[: len(plain)], plain)
-    if deviation <= _tolerance(plain):
+    tolerance = _HALF_PRECISION_ROUNDING if in_half else _ROUNDING.get(plain.dtype, _HALF_PRECISION_ROUNDING)
+    if deviation <= tolerance:
         return
     with torch.no_grad():
         repeated, in_batch = run(pixels[: len(plain)].detach().clone()), run(pixels.detach().clone())
-    if _deviation(repeated, plain) > _tolerance(plain):
+    if _deviation(repeated, plain) > tolerance:
         raise RelevanceError(
             "the network gives other outputs for the same image each time (dropout that is always on, or other "
             "chance), so there is no function to explain; make it deterministic in eval mode"
         )
-    if _deviation(in_batch[: len(plain)], plain) > _tolerance(plain):
+    if _deviation(in_batch[: len(plain)], plain) > tolerance:
         raise RelevanceError(
             "the network's output for an image depends on the other images of its batch (a batch norm without running "
             "statistics?), so there is no function of one image to explain; give it running statistics"
@@ -494,7 +503,3 @@ def _deviation(output: Tensor, plain: Tensor) -> float:
     scale = plain.abs().max().clamp_min(1e-12)
     deviation = float((output - plain).abs().max() / scale)
     return deviation if deviation == deviation else float("inf")
-
-
-def _tolerance(plain: Tensor) -> float:
-    return _ROUNDING.get(plain.dtype, _HALF_PRECISION_ROUNDING)

@@ -151,11 +151,15 @@ class Twins:
         return twin
 
     def is_parameter(self, tensor: Any) -> bool:
-        """Returns whether a tensor is a parameter of the network, trainable or frozen, or a view of one."""
-        return isinstance(tensor, nn.Parameter) or id(tensor) in self._ids_of_parameters or tensor in self._views
+        """Returns whether a tensor is a parameter of the network, trainable or frozen."""
+        return isinstance(tensor, nn.Parameter) or id(tensor) in self._ids_of_parameters
+
+    def is_view_of_parameter(self, tensor: Tensor) -> bool:
+        """Returns whether a tensor shows a parameter in another form, such as transposed."""
+        return tensor in self._views
 
     def name_of(self, tensor: Tensor) -> str | None:
-        """Returns the name of the parameter or buffer that a tensor is, is the twin of, or shows; None for others."""
+        """Returns the name of the parameter or buffer that a tensor is, or is the twin or a view of; else None."""
         return self.names.get(id(tensor)) or self._views.get(tensor)
 
     def transpose(self, weight: Tensor) -> Tensor:
