@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from lookalike import convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import (
     RandomSubsets,
@@ -25,7 +26,7 @@ from lookalike.metrics import (
     shift_stability,
     sparseness,
 )
-from lookalike.metrics.prototype_stability import PrototypeStability, mean_stability
+from lookalike.metrics.prototype_stability import PrototypeStability, cluster_again, mean_stability
 from lookalike.relevance.stability import uniform_noise
 
 WEIGHTS = [[(3 * i + 7 * k) % 11 / 11 - 0.4 for i in range(64)] for k in range(3)]
@@ -244,3 +245,21 @@ def test_noise_differs_between_images_draws_and_seeds_and_not_between_batches():
     assert torch.equal(others[0], whole[1])
     for channel, radius in enumerate((0.1, 0.2)):
         assert 0.8 * radius < float(whole[:, channel].abs().max()) <= radius
+
+
+def test_wrong_labels_are_wrong_with_two_classes_too(monkeypatch):
+    """Each of the samples that are to have a wrong label gets the other class."""
+    torch.manual_seed(0)
+    y = torch.arange(40) % 2
+    x = torch.randn(40, 1, 4, 4) / 4 + 2.0 * y.view(-1, 1, 1, 1)
+    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 2))
+    model = convert(network, (x, y), n_prototypes=2, progress=False)
+    seen = []
+
+    def remember(*arguments, **options):
+        seen.append(arguments[2])
+        return cluster_again(*arguments, **options)
+
+    monkeypatch.setattr("lookalike.metrics.example_sections.cluster_again", remember)
+    card = evaluate(model, (x, y), train=(x, y), only=("mislabelled_detection",), progress=False)
+    assert (torch.as_tensor(seen[0]) != y).sum() == card.details["mislabelled_detection"][0]["n_mislabelled"] == 2

@@ -458,3 +458,18 @@ def test_a_clamp_by_a_tensor_of_another_shape_has_its_gradient():
     found = lrp(net, x, target=0, composite="epsilon")
     expected = times_gradient(Net(lambda h: h.clamp(min=0)), x)
     assert torch.allclose(found.maps, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_norm_whose_scale_depends_on_the_image_is_a_norm_a_product_and_a_sum():
+    """Of the product each factor gets half; the shift is a summand."""
+    net = Net(lambda h: F.layer_norm(h, (6,), weight=h[0] * 2, bias=h[0] / 3))
+    x = inputs(1, 5)
+    found = lrp(net, x, target=0, composite="epsilon")
+
+    def halves(leaf):
+        h = net.first(leaf)
+        normed, scale = frozen(h, (-1,)), 2 * h[0]
+        product = (normed * scale.detach() + normed.detach() * scale) / 2
+        return net.last(product + h[0] / 3)
+
+    assert torch.allclose(found.maps, times_gradient(halves, x), rtol=1e-3, atol=1e-6)
