@@ -191,6 +191,7 @@ def test_of_an_updated_model_of_files_the_contents_tell(plain):
     train, test = Batches(files.train), Batches(files.test)
     assert record.is_all_of(train, len(files.train)) is True
     assert record.is_all_of(test, len(files.train)) is False  # as many, and others
+    assert replace(record, n_samples=40).is_all_of(train, len(files.train)) is False  # arrays joined, without contents
 
 
 def test_an_audit_checks_the_prototypes_of_an_updated_model_against_all_its_data_alone(updated):

@@ -72,7 +72,7 @@ class TrainingRecord:
     ) -> bool | None:
         """Says whether data are all that the prototypes were made from; None if that cannot be known.
 
-        Of a model that was updated, the contents of files tell, or else only a wrong number of samples.
+        Of a model that was updated, a wrong number of samples tells, and the contents of files.
 
         Args:
             data: The data; None if only their fingerprint is known.
@@ -82,11 +82,12 @@ class TrainingRecord:
         """
         if not self.joined:
             return self.has_fingerprint_of(data, known)
+        if self.n_samples is not None and not n_samples <= self.n_samples <= n_samples + n_skipped:
+            return False
         keys = None if data is None or self.keys is None else data.content_keys()
-        if keys is not None and self.keys is not None:
-            return np.array_equal(np.unique(keys), np.unique(self.keys))
-        is_possible = self.n_samples is None or n_samples <= self.n_samples <= n_samples + n_skipped
-        return None if is_possible else False
+        if keys is None or self.keys is None:
+            return None
+        return np.array_equal(np.unique(keys), np.unique(self.keys))
 
     def matches(self, train: Batches) -> bool:
         """Says whether ``train`` is exactly the data that the model was made from.
