@@ -134,7 +134,8 @@ def test_a_product_with_a_weight_is_a_linear_layer():
         computed.weight.mul_(2)
     for composite in ("epsilon", "alpha1-beta0", "gamma"):
         expected = lrp(linear, x, target=1, composite=composite)
-        for product in (Product(torch.matmul, 6, 4), transposed, computed):
+        names = [lambda h, w: torch.linalg.matmul(h, w), lambda h, w: torch.linalg.matmul(input=h, other=w)]
+        for product in (Product(torch.matmul, 6, 4), *(Product(name, 6, 4) for name in names), transposed, computed):
             found = lrp(product, x, target=1, composite=composite)
             assert torch.allclose(found.maps, expected.maps)
             assert {use.rule for use in found.rules} == {use.rule for use in expected.rules}

@@ -481,7 +481,7 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("add", "sub", "rsub"), _sum),
     **dict.fromkeys(("mul", "div", "matmul", "einsum", "tensordot"), _product),
-    **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "kron", "linalg_vecdot", "linalg_matmul"), _product),
+    **dict.fromkeys(("mv", "dot", "vdot", "inner", "outer", "kron", "linalg_vecdot"), _product),
     **dict.fromkeys(("addcmul", "addcdiv"), _added_elementwise_product),
     "lerp": _interpolated,
     "grid_sample": _sampled_at_grid,

@@ -298,7 +298,7 @@ _ALIASES = {
     "div": "itruediv truediv true_divide divide",
     "rdiv": "rtruediv",
     "pow": "ipow",
-    "matmul": "mm bmm rmatmul imatmul",
+    "matmul": "mm bmm rmatmul imatmul linalg_matmul",
     "max": "max_dim",
     "min": "min_dim",
     "convolution": "conv_default",
