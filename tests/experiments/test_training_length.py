@@ -99,6 +99,10 @@ def test_the_figures_are_those_of_the_trained_model(bench, tmp_path):
     figures = {name: values[0] for name, values in rows[0].values.items()}
     assert figures["train_accuracy"] == pytest.approx(accuracy(model, data.train))
     assert figures["accuracy"] == pytest.approx(accuracy(model, data.test))
+    predicted = model(torch.stack([data.test[row][0] for row in range(len(data.test))])).argmax(1).numpy()
+    truth = np.asarray(data.test.labels)
+    recalls = [(predicted[truth == k] == k).mean() for k in range(10) if (truth == k).any()]
+    assert figures["lost_classes"] == sum(recall < 0.5 for recall in recalls)
     assert figures["converted_accuracy"] == pytest.approx(accuracy(converted, data.test))
     box = bench.black_box(PROTOPNET).model.eval()
     with torch.no_grad():

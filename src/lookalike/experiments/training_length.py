@@ -16,11 +16,13 @@ from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
 # The test images have no say, so that their accuracy is that of a model which was not chosen by it.
 _ENOUGH = 0.005
 _MOST_DOUBLINGS = 4
+_MOSTLY = 0.5  # a class with fewer test images right is mostly wrong
 _COLUMNS = (
     Column("epochs", "epochs", 1, 0),
     Column("train_accuracy", "accuracy on training images %", 100, 1),
     Column("accuracy", "accuracy %", 100, 1),
     Column("difference", "minus black box, points", 100, 1),
+    Column("lost_classes", "classes mostly wrong", 1, 1),
     Column("converted_accuracy", "accuracy of its KMEx %", 100, 1),
     Column("ghosting", "D_tsp"),
     Column("diversity", "D_dvs"),
@@ -69,12 +71,14 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
     model, data, box = bench.model(subject), bench.data(subject), bench.measured_box(subject)
     converted = bench.model(replace(subject, model=f"{subject.model}+{KMEX}"))
     sections = ("faithfulness", "transparency", "diversity")
-    card = bench.evaluate(subject, model, data, box, only=sections).to_dict()
+    measured = bench.evaluate(subject, model, data, box, only=sections)
+    card, classes = measured.to_dict(), measured.details["faithfulness"][0]["per_class"]
     of_training = bench.evaluate(subject, model, data.train, None, only=("faithfulness",)).to_dict()
     of_converted = bench.evaluate(subject, converted, data, box, only=("faithfulness",)).to_dict()
     return {name: card[name] for name in ("accuracy", "ghosting", "diversity")} | {
         "train_accuracy": of_training["accuracy"],
         "difference": card["accuracy"] - card["black_box_accuracy"],
+        "lost_classes": float(sum(entry["n"] > 0 and entry["accuracy"]["value"] < _MOSTLY for entry in classes)),
         "converted_accuracy": of_converted["accuracy"],
         "train_seconds": float(model.provenance["train_seconds"]),
     }
