@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from lookalike import convert, evaluate
+from lookalike._core.errors import RelevanceError
 from lookalike.relevance import lrp
 from lookalike.relevance.handlers import _least_value
 from lookalike.relevance.operations import Convolution
@@ -134,7 +136,7 @@ def test_a_product_with_a_weight_is_a_linear_layer():
         computed.weight.mul_(2)
     for composite in ("epsilon", "alpha1-beta0", "gamma"):
         expected = lrp(linear, x, target=1, composite=composite)
-        names = [lambda h, w: torch.linalg.matmul(h, w), lambda h, w: torch.linalg.matmul(input=h, other=w)]
+        names = [lambda h, w: torch.linalg.matmul(h, w), lambda h, w: torch.linalg.matmul(other=w, input=h)]
         for product in (Product(torch.matmul, 6, 4), *(Product(name, 6, 4) for name in names), transposed, computed):
             found = lrp(product, x, target=1, composite=composite)
             assert torch.allclose(found.maps, expected.maps)
@@ -399,30 +401,71 @@ def test_a_scale_of_the_pixels_is_no_layer_whether_it_is_a_parameter_or_not(froz
     assert float(found.maps[:, :, 3:].abs().sum()) > 0  # the flat rule reaches black pixels, too
 
 
-def test_a_network_that_casts_what_autocast_would():
-    class Casting(nn.Module):
-        def __init__(self, casts):
+class Casting(nn.Module):
+    """A network that switches autocast on, counts its calls, and does something to its features under autocast."""
+
+    def __init__(self, function, casts=True, outputs=2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.embed, self.out, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, outputs)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("scale", torch.tensor(0.5, dtype=torch.float64))
+        self.function, self.casts = function, casts
+
+    def forward(self, x):
+        self.calls += 1  # nothing of the engine's pass is kept for the plain one
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.casts):
+            z = self.function(self.embed(x) * self.scale)
+            with torch.autocast("cpu", enabled=False):
+                z = self.out(z.float())
+            assert torch.is_autocast_enabled("cpu") == self.casts  # each operation leaves it as it was
+            return self.head(z.mean(1)).float()
+
+
+def test_autocast_inside_autocast_and_a_number_in_double_precision():
+    x = inputs(3, 7, 5, low=-0.5).float()
+    nets = (Casting(lambda h: F.scaled_dot_product_attention(h, h, h), casts).eval() for casts in (False, True))
+    expected, found = (lrp(net, x, target=1, composite="attnlrp") for net in nets)
+    assert torch.equal(found.maps, expected.maps)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_small_scores_under_autocast_are_compared_in_the_weights_own_precision(seed):
+    """Half precision moves a score near zero by a multiple of itself."""
+    net = Casting(torch.tanh, outputs=1).eval()
+    x = inputs(1, 7, 5, low=-0.5).float() + seed
+    with torch.no_grad():
+        net.head.bias -= Casting.forward(net.float(), x)[0] - 1e-5
+    assert lrp(net, x, target=0).maps.shape == x.shape
+
+
+def test_a_network_that_depends_on_its_batch_is_refused_under_autocast_too():
+    x = inputs(3, 7, 5, low=-0.5).float()
+    with pytest.raises(RelevanceError, match="depends on the other images of its batch"):
+        lrp(Casting(lambda h: h - h.mean(0)).eval(), x, target=0)
+
+
+def test_a_network_whose_casts_need_autocast_is_refused_in_one_line(net, blobs):
+    x = inputs(3, 7, 5, low=-0.5).float()
+    casting = Casting(lambda h: F.linear(h.bfloat16(), torch.eye(8)))
+    casting.eval()
+    with pytest.raises(RelevanceError, match=r"casts tensors itself .* leave all casts to autocast"):
+        lrp(casting, x, target=0)
+
+    class Half(nn.Module):
+        def __init__(self):
             super().__init__()
-            torch.manual_seed(0)
-            self.embed, self.out, self.head = nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 2)
-            self.register_buffer("calls", torch.zeros(()))
-            self.casts = casts
+            self.network, self.head = net, nn.Linear(3, 3)
 
         def forward(self, x):
-            self.calls += 1  # nothing of the engine's pass is kept for the plain one
-            with torch.autocast("cpu", torch.bfloat16, enabled=self.casts):
-                h = self.embed(x)
-                h = h.to(torch.get_autocast_dtype("cpu")) if self.casts else h
-                z = F.scaled_dot_product_attention(h, h, h)
-                with torch.autocast("cpu", enabled=False):
-                    z = self.out(z.float())
-                assert torch.is_autocast_enabled("cpu") == self.casts  # each operation leaves it as it was
-                return self.head(z.mean(1)).float()
+            with torch.autocast("cpu", torch.bfloat16):
+                z = F.linear(self.network(x).bfloat16(), torch.eye(3))
+            return self.head(z.float())
 
-    x = inputs(3, 7, 5, low=-0.5).float()
-    expected, found = (lrp(Casting(casts).eval(), x, target=1, composite="attnlrp") for casts in (False, True))
-    assert found.maps.dtype == torch.float32
-    assert torch.nn.functional.cosine_similarity(found.maps.flatten(1), expected.maps.flatten(1)).min() > 0.99
+    model = convert(Half().eval(), blobs, n_prototypes=2, progress=False)
+    card = evaluate(model, blobs, only=("faithfulness", "explanations"), n_images=4, progress=False)
+    assert card["accuracy"] > 0.5
+    assert "explanation_divergence" not in card.runs
 
 
 def test_convolutions_take_torchs_defaults():

@@ -244,7 +244,8 @@ def audit_sources(
     if is_of_conversion is not False:
         suspects += _prototype_suspects(model, data, similarity, given_sources)
         if is_of_conversion is None and model.training_record.joined:
-            notes.append("the model was updated: only the number of samples tells that these are all its data")
+            order = "in the order in which it got them"
+            notes.append(f"the model was updated: that these are all its data, {order}, cannot be checked")
     else:
         also = "" if sources is None else ", and the sources were not used"
         notes.append(f"these are not the data that the model was converted with: its prototypes were not checked{also}")

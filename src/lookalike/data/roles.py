@@ -72,7 +72,8 @@ class TrainingRecord:
     ) -> bool | None:
         """Says whether data are all that the prototypes were made from; None if that cannot be known.
 
-        Of a model that was updated, a wrong number of samples tells, and the contents of files.
+        Of a model that was updated, a wrong number of samples tells that they are not, and so do files that are
+        missing. Their order and their labels cannot be checked then.
 
         Args:
             data: The data; None if only their fingerprint is known.
@@ -87,7 +88,9 @@ class TrainingRecord:
         keys = None if data is None or self.keys is None else data.content_keys()
         if keys is None or self.keys is None:
             return None
-        return np.array_equal(np.unique(keys), np.unique(self.keys))
+        # data that joined without files have no keys, and a file that cannot be read is known by its path
+        n_missing = int((~np.isin(self.keys, keys)).sum())
+        return None if n_missing <= n_skipped else False
 
     def matches(self, train: Batches) -> bool:
         """Says whether ``train`` is exactly the data that the model was made from.

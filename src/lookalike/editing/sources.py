@@ -115,9 +115,11 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
     if record.is_all_of(batches, len(store), len(store.skipped), known=known) is not False:
         return
     if record.joined:
+        given = f"of {len(store):,} samples" if record.n_samples != len(store) else "with other files"
+        number = "" if record.n_samples is None else f"{record.n_samples:,} samples, "
         raise LookalikeError(
-            f"the model was made from {record.n_samples or 0:,} samples, its updates included; the training data have "
-            f"{len(store):,}, or others. Give all of them, in the same order"
+            f"the model was made from {number}its updates included; the training data are {given}. Give all of them, "
+            "in the same order"
         )
     raise LookalikeError(
         "the training data are not those that the model was converted with, so the numbers of its prototypes' "

@@ -322,7 +322,7 @@ def _is_layer(engine: "Engine", x: Tensor, weight: Tensor) -> bool:
     Of the pixels, only a product with a parameter or a view of one is: any other matrix mixes colours or weighs pixels.
     Rules are for real numbers in ordinary memory: complex and sparse matrices keep their gradient.
     """
-    is_plain = weight.is_floating_point() and weight.layout is torch.strided
+    is_plain = weight.is_floating_point() and weight.layout is torch.strided and x.layout is torch.strided
     if weight.ndim != 2 or x.ndim < 2 or not is_plain:
         return False
     is_weight = engine.twins.is_parameter(weight) or engine.twins.is_view_of_parameter(weight)

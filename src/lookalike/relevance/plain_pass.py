@@ -13,12 +13,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from typing_extensions import override
 
-from lookalike._core.untouched import FunctionMode
 from lookalike.relevance.convolutions import CONVOLUTIONS, read_aten_convolution, read_convolution
 from lookalike.relevance.dependence import tensors_in
 from lookalike.relevance.names import LINEAR, POOL, known_function
 from lookalike.relevance.operations import Convolution, Linear
-from lookalike.relevance.own_precision import is_autocast
+from lookalike.relevance.own_precision import OwnPrecision
 from lookalike.relevance.weak import TensorMap
 
 # Tolerance in units in the last place of the largest input: 1.2e-4 in float32. The engine computes attention in another
@@ -142,7 +141,7 @@ def _are_same_memory(a: Tensor | None, b: Tensor | None) -> bool:
     return a.data_ptr() == b.data_ptr() and a.shape == b.shape and a.stride() == b.stride()
 
 
-class PlainPass(FunctionMode):
+class PlainPass(OwnPrecision):
     """Runs operations as they are, but takes results that the engine has computed already from a cache.
 
     Args:
@@ -154,12 +153,9 @@ class PlainPass(FunctionMode):
         self._recorded = recorded
 
     @override
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self._run(func, args, kwargs or {})
-
-    def _run(self, func: Any, args: Any, kwargs: Any) -> Any:
-        """Runs an operation, or takes its result from what is recorded, in the types of the network's weights."""
-        if self._recorded is None or is_autocast():
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Runs an operation, or takes its result from what is recorded."""
+        if self._recorded is None:
             return func(*args, **kwargs)
         name = known_function(func).name
         result = None
@@ -198,13 +194,12 @@ class Watch(PlainPass):
             self._results[tensor] = True
 
     @override
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+    def run(self, func: Any, args: Any, kwargs: Any) -> Any:
         for tensor in tensors_in((args, kwargs)):
             if tensor not in self._results and tensor not in self.constants:
                 self.constants[tensor] = True
                 self._alive.append(tensor)  # otherwise a later tensor could get its id
-        result = self._run(func, args, kwargs)
+        result = super().run(func, args, kwargs)
         for tensor in tensors_in(result):
             self._results[tensor] = True
         return result

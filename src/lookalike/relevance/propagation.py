@@ -177,7 +177,7 @@ class _Explainer:
             return replayed
         relevance, computed, engine = self._plain_maps(inputs, rows, start)
         if state is not None and self._watch is None and not (engine.twins.exits or engine.twins.numbers):
-            recorded = RecordedMaps(relevance, self._rules, in_half=engine.met_autocast)
+            recorded = RecordedMaps(relevance, self._rules, met_autocast=engine.met_autocast)
             compute = self._computing(rows, start)
             RECORDINGS.ran(self._model, key, state, compute, inputs, recorded.tensors(relevance, computed), recorded)
         return relevance
@@ -193,7 +193,7 @@ class _Explainer:
                 return self._with_numbers(relevance), computed, engine
         finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
             if plain is not None:
-                _compare(computed, plain, batch, self._run, in_half=engine.met_autocast)
+                _compare(computed, plain, batch, self._run_of(engine.met_autocast))
 
     def _key(self, inputs: list[Tensor], start: RelevanceStart) -> Hashable | None:
         """Returns what stands for the maps of inputs of these shapes; None if they are not to be recorded."""
@@ -223,13 +223,13 @@ class _Explainer:
         recorded: RecordedMaps = replayed.kept
         relevance, computed = recorded.relevance(replayed.results)
         if not self._is_checked or self._plain is not None:
-            images = inputs[0]
-            if self._plain is None:
-                plain = _plain_pass(images, self._run, None, finds_constants=False)[1]
+            images, run = inputs[0], self._run_of(recorded.met_autocast)
+            if self._plain is None or recorded.met_autocast:
+                plain = _plain_pass(images, run, None, finds_constants=False)[1]
             else:
                 plain = self._plain[rows].to(images)
             try:
-                _compare(computed, plain, images, self._run, in_half=recorded.in_half)
+                _compare(computed, plain, images, run)
             except RelevanceError:  # the plain way says whether that is the network's fault
                 RECORDINGS.forget(self._model, key)
                 return None
@@ -248,9 +248,9 @@ class _Explainer:
         engine.twins.depend_on_pixels([output])
         if engine.twins.met_unknown_tensors:
             self._runs_scripts = True
-            self._watch, _ = _plain_pass(images, self._run, None, finds_constants=True)
+            self._watch, _ = _plain_pass(images, self._run_of(engine.met_autocast), None, finds_constants=True)
             engine, output = self._forward_with_constants(batch)
-        return batch, output, engine, plain
+        return batch, output, engine, None if engine.met_autocast else plain  # that was known is in another precision
 
     def _first_forward(
         self, images: Tensor, batch: Tensor, plain: Tensor | None
@@ -268,9 +268,12 @@ class _Explainer:
                 raise
         if self._versions() != versions:  # the network changes its weights as it runs
             recorded = None
+        run = self._run_of(engine.met_autocast)
+        plain = None if engine.met_autocast else plain  # what was known is in another precision
         needs_constants = output is None or engine.twins.met_unknown_tensors
         if needs_constants or plain is None:
-            self._watch, found = _plain_pass(images, self._run, recorded, finds_constants=needs_constants)
+            with _naming_own_casts(engine):
+                self._watch, found = _plain_pass(images, run, recorded, finds_constants=needs_constants)
             plain = found if plain is None else plain
         if output is None or needs_constants:
             self._runs_scripts = True
@@ -278,7 +281,7 @@ class _Explainer:
         self._is_checked = True
         self._left = engine.twins.exits | engine.twins.numbers
         if self._left:
-            self._share_by_numbers = share_on_one(images, self._run)
+            self._share_by_numbers = share_on_one(images, run)
         return batch, output, engine, plain
 
     def _with_numbers(self, relevance: Relevance) -> Relevance:
@@ -312,6 +315,17 @@ class _Explainer:
         with _naming_operation(engine):
             return with_script_modules(engine, run) if self._runs_scripts else run()
 
+    def _run_of(self, met_autocast: bool) -> Run:
+        """Returns what runs the network in the precision of its weights, as the engine does."""
+        if not met_autocast:
+            return self._run
+
+        def run(images: Tensor) -> Tensor:
+            with PlainPass():
+                return self._run(images)
+
+        return run
+
     def _versions(self) -> list[int]:
         """Returns the version counters of the network's tensors, which writes in place increase."""
         return [tensor._version for tensor in self._counted]
@@ -323,11 +337,11 @@ class RecordedMaps:
     Args:
         relevance: The maps of a plain computation.
         rules: The composite, whose identity stands in the recording's key.
-        in_half: Whether the network itself runs in half precision, by autocast.
+        met_autocast: Whether the network switches autocast on.
     """
 
-    def __init__(self, relevance: Relevance, rules: Composite, *, in_half: bool) -> None:
-        self.rules, self.in_half = rules, in_half
+    def __init__(self, relevance: Relevance, rules: Composite, *, met_autocast: bool) -> None:
+        self.rules, self.met_autocast = rules, met_autocast
         empty = relevance.maps.new_empty(0)
         self._names = list(relevance.unruled_by)
         self._template = replace(relevance, maps=empty, residual=empty, rules=list(relevance.rules), unruled_by={})
@@ -373,6 +387,21 @@ def _naming_operation(engine: Engine) -> Iterator[None]:
         raise RelevanceError(
             f"no relevance can be propagated through the operation {engine.operation!r} (after {engine.uses.where}): "
             f"{message}"
+        ) from error
+
+
+@contextlib.contextmanager
+def _naming_own_casts(engine: Engine) -> Iterator[None]:
+    """Turns an error of a network that switches autocast on, run without it, into one that says so."""
+    try:
+        yield
+    except RuntimeError as error:
+        cause = error.__cause__ if isinstance(error, UnfitInputsError) and error.__cause__ is not None else error
+        if not engine.met_autocast or is_out_of_memory(cause):
+            raise
+        raise RelevanceError(
+            "no relevance can be propagated: the network switches autocast on, and casts tensors itself so that it "
+            f"cannot run in the precision of its weights ({first_line(cause)}); leave all casts to autocast"
         ) from error
 
 
@@ -458,21 +487,14 @@ def _join_shares(shares: list[dict[str, Tensor]], like: Tensor) -> dict[str, Ten
     return joined
 
 
-def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run, *, in_half: bool) -> None:
-    """Checks that the engine computed the same output as the network's plain pass, up to rounding.
-
-    Args:
-        output: The engine's outputs.
-        plain: The network's outputs for the first of the images, or for all.
-        pixels: The images.
-        run: Runs the network.
-        in_half: Whether the network runs in half precision by autocast, which the engine does not see.
+def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
+    """Checks that the engine computed the same output as the network's plain pass.
 
     Raises:
         RelevanceError: If it did not; it says why, if the network is random or depends on the rest of the batch.
     """
     deviation = _deviation(output[: len(plain)], plain)
-    tolerance = _HALF_PRECISION_ROUNDING if in_half else _ROUNDING.get(plain.dtype, _HALF_PRECISION_ROUNDING)
+    tolerance = _ROUNDING.get(plain.dtype, _HALF_PRECISION_ROUNDING)
     if deviation <= tolerance:
         return
     with torch.no_grad():
