@@ -42,6 +42,7 @@ def test_a_subject_with_another_length_has_its_own_name_and_options_and_the_same
     [
         ((0.8, 0.9, 0.904, 1.0), [12, 24, 48]),  # the third rose by less than half a point
         ((0.8, 0.7, 1.0), [12, 24]),  # longer is worse
+        ((0.8, 0.996, 1.0), [12, 24]),  # it cannot rise by more
         ((0.1, 0.3, 0.5, 0.7, 0.9, 1.0), [12, 24, 48, 96, 192]),  # never enough: four doublings
         ((0.8, None, 0.9), [12]),  # a training that failed
     ],

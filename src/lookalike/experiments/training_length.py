@@ -12,7 +12,8 @@ from lookalike.experiments.experiment import EXPERIMENTS, Experiment, Findings, 
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import KMEX, Subject, Workbench, title_of
 
-# A training counts as long enough when twice the epochs raise the accuracy on the training images by no more than this.
+# A training counts as long enough when twice the epochs raise the accuracy on the training images by no more than this,
+# or could not.
 # The test images have no say, so that their accuracy is that of a model which was not chosen by it.
 _ENOUGH = 0.005
 _MOST_DOUBLINGS = 4
@@ -46,8 +47,8 @@ def run_training_length(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
                     rows.append(Row(names, gather(records, _COLUMNS)))
     remark = (
         "*Until trained*: each seed's training is repeated from the start with twice the epochs until the accuracy on "
-        f"the training images rises by at most {100 * _ENOUGH:.1f} points, and at most {_MOST_DOUBLINGS} times. "
-        "Warm-up phases and a last phase of the classifier alone keep their length."
+        f"the training images rises by at most {100 * _ENOUGH:.1f} points, or cannot rise by more, and at most "
+        f"{_MOST_DOUBLINGS} times. Warm-up phases and a last phase of the classifier alone keep their length."
     )
     return Findings(("data", "network", "model", "training"), _COLUMNS, rows, {}, [remark])
 
@@ -61,7 +62,8 @@ def _doubled_until_trained(bench: Workbench, cells: Cells, subject: Subject) -> 
         if record is None:
             return
         yield record | {"epochs": float(epochs)}
-        if before is not None and record["train_accuracy"] - before <= _ENOUGH:
+        is_risen_little = before is not None and record["train_accuracy"] - before <= _ENOUGH
+        if is_risen_little or record["train_accuracy"] >= 1 - _ENOUGH:
             return
         epochs, before = 2 * epochs, record["train_accuracy"]
 
