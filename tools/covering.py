@@ -1,7 +1,9 @@
 """Which tests run a line of the package, and how long each takes. tools/mutants.py asks it which tests to run.
 
-pip install pytest-cov
-python tools/covering.py      # runs the quick tests once, under coverage, and keeps what they ran in .covering/
+    pip install pytest-cov
+    python tools/covering.py      # runs the quick tests once, under coverage, and keeps what they ran in .covering/
+
+A module that changes later needs it again.
 """
 
 import ast
@@ -148,19 +150,20 @@ def reach(source: str, line: int) -> Sequence[range]:
 
     A function's own first lines run when the module is imported; what counts is who calls it.
     """
-    statement, function = None, None
+    statement: ast.stmt | None = None
+    function: ast.FunctionDef | ast.AsyncFunctionDef | None = None
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.stmt) or not _first_line(node) <= line <= (node.end_lineno or 0):
             continue
         if statement is None or _first_line(node) >= _first_line(statement):
             statement = node
-        is_function = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
-        if is_function and (function is None or node.lineno > function.lineno):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and (
+            function is None or node.lineno > function.lineno
+        ):
             function = node
     everything = range(1, len(source.splitlines()) + 1)
     if function is None or statement is None:
         return [everything]
-    assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
     inside = range(function.body[0].lineno, (function.end_lineno or 0) + 1)
     if statement is function:
         return [inside, everything]

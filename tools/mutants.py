@@ -36,10 +36,9 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "src/lookalike"
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
-from tools.covering import Covering  # noqa: E402
+from tools.covering import PACKAGE, Covering  # noqa: E402
 from tools.mutations import Mutant, by_hand, mutant_at, places_of  # noqa: E402
 
 WIRING = (  # what passes values from part to part
@@ -113,10 +112,10 @@ class Trial:
         covering_tests = self.covering.tests_of(mutant.module, mutant.line)
         tests = self.covering.in_order(covering_tests, mutant.module, self.seconds)
         tests = [name for name in tests if self._passes.get(name, True)]
-        outcome, killer = run(mutant, tests, self.seconds) if tests else ("survived", "")
+        outcome, killer = run(mutant, tests, self.seconds)
         while outcome == "killed" and killer and not self._passes_unbroken(killer, mutant.module):
             tests.remove(killer)
-            outcome, killer = run(mutant, tests, self.seconds) if tests else ("survived", "")
+            outcome, killer = run(mutant, tests, self.seconds)
         took = round(time.monotonic() - started, 1)
         row = {"mutant": mutant.name, "module": mutant.module, "operator": mutant.operator, "outcome": outcome}
         row |= {"by": killer, "tests": len(tests), "of": len(covering_tests)}
@@ -162,8 +161,11 @@ def preload() -> None:
 def run(mutant: Mutant, tests: Sequence[str], seconds: float) -> tuple[str, str]:
     """Runs tests with a mutant, in a process of its own. Returns what became of it, and the test that failed, if any.
 
-    It has three times the processor time that its tests are allowed, and half a minute to start.
+    It has three times the processor time that its tests are allowed, and half a minute to start. Without any test it
+    survives.
     """
+    if not tests:
+        return "survived", ""
     cpu_seconds = 30 + int(3 * seconds)
     started, (reading, writing) = time.monotonic(), os.pipe()
     child = os.fork()

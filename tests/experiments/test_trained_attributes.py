@@ -2,13 +2,13 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 
 from lookalike.data import load_training_data
 from lookalike.experiments import EXPERIMENTS, Cells, Plan, Subject, Workbench
 from lookalike.metrics.attributes import attribute_representation
+from tests.experiments.few_images import few_of
 
 
 @pytest.fixture(scope="module")
@@ -19,9 +19,7 @@ def whole():
 @pytest.fixture
 def bench(tmp_path, monkeypatch, whole):
     bench = Workbench(tmp_path / "models", quick=True, progress=False)
-    rows = np.random.default_rng(0).permutation(len(whole.train))[:160]
-    attributes = replace(whole.attributes, train=whole.attributes.train[rows], test=whole.attributes.test[:40])
-    small = replace(whole, train=whole.train.select(rows), test=whole.test.select(np.arange(40)), attributes=attributes)
+    small = few_of(whole, 160, 40)
     monkeypatch.setattr(Workbench, "data", lambda *_: small)
     return bench
 

@@ -8,6 +8,7 @@ import torch
 
 from lookalike.data import load_training_data
 from lookalike.experiments import EXPERIMENTS, Cells, Plan, Subject, Workbench, training_length, workbench
+from tests.experiments.few_images import few_of
 
 PROTOPNET = Subject("digits", "lookalike:small-cnn", "protopnet", 1)
 
@@ -20,8 +21,7 @@ def whole():
 @pytest.fixture
 def bench(tmp_path, monkeypatch, whole):
     bench = Workbench(tmp_path / "models", quick=True, progress=False)
-    rows = np.random.default_rng(0).permutation(len(whole.train))[:60]
-    small = replace(whole, train=whole.train.select(rows), test=whole.test.select(np.arange(20)))
+    small = few_of(whole, 60, 20)
     monkeypatch.setattr(Workbench, "data", lambda *_: small)
     for method in ("protopnet", "blackbox"):
         monkeypatch.setitem(workbench.QUICK_EPOCHS, method, 1)

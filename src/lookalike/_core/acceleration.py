@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import _get_current_function_mode_stack
 
-from lookalike._core.untouched import FunctionMode
+from lookalike._core.untouched import FunctionMode, is_autocast
 
 _DEVICES = ("cpu", "cuda")
 # Operations that need or show how a tensor's memory is laid out.
@@ -78,7 +78,7 @@ class Accelerated(FunctionMode):
             args = (self._in_own_layout(func, args[0]), *args[1:])
         if func is F.conv2d:
             return self._convolve(*args, **(kwargs or {}))
-        if func is F.linear and (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+        if func is F.linear and is_autocast():
             return self._linear(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 

@@ -24,7 +24,12 @@ from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_DEVICES = ("cpu", "cuda")  # devices on which the package uses autocast
+AUTOCAST_DEVICES = ("cpu", "cuda")  # devices on which the package uses autocast, or meets it
+
+
+def is_autocast() -> bool:
+    """Says whether autocast is switched on; written for speed, as modes ask before each operation."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
 
 
 def undoing(restore: Callable[[], object], run: Callable[[], T]) -> T:
@@ -251,7 +256,7 @@ def keeps_torch_settings(function: Callable[P, T]) -> Callable[P, T]:
     def call(*args: P.args, **kwargs: P.kwargs) -> T:
         grad, modes = torch.is_grad_enabled(), _get_current_function_mode_stack()
         n_dispatch_modes = len(_get_current_dispatch_mode_stack())
-        autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in _DEVICES]
+        autocast = [(d, torch.is_autocast_enabled(d), torch.get_autocast_dtype(d)) for d in AUTOCAST_DEVICES]
 
         def restore() -> None:
             while len(_get_current_dispatch_mode_stack()) > n_dispatch_modes:

@@ -334,8 +334,8 @@ def _pair_and_far_suspects(
 
 def _is_of_conversion(model: PrototypeModel, data: Source) -> bool | None:
     """Returns whether these are all data that the model was made from; None if that is not known."""
-    known, skipped = data.store.info.get("data"), len(data.store.skipped)
-    return model.training_record.is_all_of(data.batches, len(data.store), skipped, known=known)
+    store = data.store
+    return model.training_record.is_all_of(data.batches, len(store), len(store.skipped), known=store.info.get("data"))
 
 
 def _sources_of(

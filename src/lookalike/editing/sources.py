@@ -111,15 +111,15 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
     Raises:
         LookalikeError: If they are others.
     """
-    record, known = model.training_record, store.info.get("data") if batches is None else None
-    if record.is_all_of(batches, len(store), len(store.skipped), known=known) is not False:
+    record, fingerprint = model.training_record, store.info.get("data") if batches is None else None
+    if record.is_all_of(batches, len(store), len(store.skipped), known=fingerprint) is not False:
         return
     if record.joined:
-        given = f"of {len(store):,} samples" if record.n_samples != len(store) else "with other files"
+        difference = f"of {len(store):,} samples" if record.n_samples != len(store) else "with other files"
         number = "" if record.n_samples is None else f"{record.n_samples:,} samples, "
         raise LookalikeError(
-            f"the model was made from {number}its updates included; the training data are {given}. Give all of them, "
-            "in the same order"
+            f"the model was made from {number}its updates included; the training data are {difference}. Give all "
+            "of them, in the same order"
         )
     raise LookalikeError(
         "the training data are not those that the model was converted with, so the numbers of its prototypes' "

@@ -143,7 +143,7 @@ def measure_maps(name: str, seed: int) -> Record:
     """Trains and converts the same, and measures their heat-maps of photographs behind the backbone."""
     embeddings, photographs = embedded(name, seed), prepared(name, seed)[1]
     box, seconds = _trained_box(embeddings.data, seed)
-    sample = torch.stack([photographs.train[i][0] for i in (0, 1)])
+    sample = _two_of(photographs)
     measured_box = BlackBox(Encoder(embeddings.behind_backbone(box).eval(), sample))
     record = {}
     for title, model, _ in _models(embeddings.data, box, seconds, seed):
@@ -161,7 +161,7 @@ def measure_times(name: str, seed: int) -> Record:
     embeddings, photographs = embedded(name, seed), prepared(name, seed)[1]
     box, box_seconds = _trained_box(embeddings.data, seed)
     box_of_photographs = embeddings.behind_backbone(box).eval()
-    sample = torch.stack([photographs.train[i][0] for i in (0, 1)])
+    sample = _two_of(photographs)
     record, times_of_box = {}, []
     for title, model, trained_in in _models(embeddings.data, box, box_seconds, seed):
         converted_in = float(model.provenance.get("convert_seconds", 0.0))
@@ -258,11 +258,16 @@ class EmbeddedPhotographs(NamedTuple):
         return PrototypeModel(encoder, model.prototypes, model.similarity, model.classifier)
 
 
+def _two_of(data: DataBundle) -> Tensor:
+    """Returns two training images [2, …], by which an encoder learns its shapes."""
+    return torch.stack([data.train[i][0] for i in (0, 1)])
+
+
 def embedded(name: str, seed: int) -> EmbeddedPhotographs:
     """Embeds both parts of the photographs by a frozen backbone."""
     loaded, data = prepared(name, seed)
     backbone = without_head(loaded)
-    encoder = Encoder(backbone, torch.stack([data.train[i][0] for i in (0, 1)]), head="output")
+    encoder = Encoder(backbone, _two_of(data), head="output")
 
     def embeddings_of(part: Any) -> EmbeddingStore:
         return embed(encoder, part, batch_size=32, precision="float32", progress=False)

@@ -82,7 +82,6 @@ def _measure(bench: Workbench, subject: Subject) -> Record:
         "difference": card["accuracy"] - card["black_box_accuracy"],
         "lost_classes": float(sum(entry["n"] > 0 and entry["accuracy"]["value"] < _MOSTLY for entry in classes)),
         "converted_accuracy": of_converted["accuracy"],
-        "train_seconds": float(model.provenance["train_seconds"]),
     }
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from typing_extensions import override
 
-from lookalike._core.untouched import FunctionMode
+from lookalike._core.untouched import AUTOCAST_DEVICES, FunctionMode, is_autocast
 
 
 class OwnPrecision(FunctionMode):
@@ -24,10 +24,10 @@ class OwnPrecision(FunctionMode):
 
     @override
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not (torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")):
+        if not is_autocast():
             return self.run(func, args, kwargs or {})
         self.met_autocast = True
-        switched_on = [device for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
+        switched_on = [device for device in AUTOCAST_DEVICES if torch.is_autocast_enabled(device)]
         for device in switched_on:
             torch.set_autocast_enabled(device, False)
         try:

@@ -374,13 +374,18 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         yield
 
 
+def _cause_of(error: RuntimeError) -> BaseException:
+    """Returns the error of torch, behind that of a network that cannot run its inputs."""
+    return error.__cause__ if isinstance(error, UnfitInputsError) and error.__cause__ is not None else error
+
+
 @contextlib.contextmanager
 def _naming_operation(engine: Engine) -> Iterator[None]:
     """Turns an error of torch into one that names the operation through which no relevance can be propagated."""
     try:
         yield
     except RuntimeError as error:
-        cause = error.__cause__ if isinstance(error, UnfitInputsError) and error.__cause__ is not None else error
+        cause = _cause_of(error)
         if is_out_of_memory(cause):
             raise
         message = first_line(cause)
@@ -396,7 +401,7 @@ def _naming_own_casts(engine: Engine) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        cause = error.__cause__ if isinstance(error, UnfitInputsError) and error.__cause__ is not None else error
+        cause = _cause_of(error)
         if not engine.met_autocast or is_out_of_memory(cause):
             raise
         raise RelevanceError(
