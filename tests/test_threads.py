@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from lookalike import convert, embed, evaluate, explain
-from lookalike._core.untouched import keeps_random_states, with_forward_hooks
+from lookalike._core.network_state import state_of
+from lookalike._core.untouched import keeps_random_states, with_forward_hooks, with_forward_pre_hook
+from lookalike.metrics.sanity import deep_copy
 from lookalike.relevance import lrp, prp
 from tests.watch import differing, process_state
 
@@ -70,6 +72,37 @@ def test_a_hook_runs_in_the_passes_of_its_own_thread_alone(net, blobs):
         assert seen == []
     with_forward_hooks({net[6]: lambda *_: seen.append(1)}, lambda: net(blobs[0]))
     assert seen == [1]
+
+
+def test_another_threads_hooks_come_and_go_while_a_network_is_looked_at(net):
+    """What the hooks are set in, and the walk through it, take place at the same time."""
+    looked_at = Event()
+
+    def set_hooks():
+        hooks = {module: lambda *_: None for module in net}
+        while not looked_at.is_set():
+            with_forward_hooks(hooks, lambda: None)
+            with_forward_pre_hook(net[0], lambda *_: None, lambda: None)
+
+    with ThreadPoolExecutor(2) as pool:
+        threads = [pool.submit(set_hooks) for _ in range(2)]
+        try:
+            copied = [deep_copy(net) for _ in range(20)]
+            states = {state_of(net) for _ in range(300)}
+        finally:
+            looked_at.set()
+        for thread in threads:
+            thread.result()
+    assert states == {state_of(net)}
+    assert not any(module._forward_hooks or module._forward_pre_hooks for one in copied for module in one.modules())
+
+
+def test_a_copy_has_the_networks_own_hooks_and_no_others(net, blobs):
+    seen = []
+    net[0].register_forward_hook(lambda *_: seen.append("own"))
+    copied = with_forward_hooks({net[0]: lambda *_: seen.append("ours")}, lambda: deep_copy(net))
+    copied(blobs[0])
+    assert seen == ["own"]
 
 
 def test_random_states_survive_calls_that_overlap():

@@ -10,7 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.untouched import acts_in_this_thread
+
 _BY_VALUE = (int, float, complex, str, bytes, torch.dtype, torch.device, torch.memory_format, torch.layout)
+_HOW_HOOKS_ARE_CALLED = ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+_VALUE_LEFT_OUT = frozenset(("training", *_HOW_HOOKS_ARE_CALLED))  # each computation sets the first; hooks are compared
 _MOST_VALUES = 20_000  # that are compared; of a network with more nothing is recorded
 _DEEPEST = 6
 
@@ -24,7 +28,8 @@ def state_of(network: nn.Module) -> tuple[Any, ...] | None:
 
     It holds the modules' types, their attributes with all that lies within them, and for each tensor its place, shape
     and type, but not its values. Torch's settings that choose between kernels are in it too. What code outside the
-    network decides, such as a global variable, is not seen.
+    network decides, such as a global variable, is not seen. Hooks of our calls in other threads are left out: they come
+    and go meanwhile, and do nothing in this thread's passes.
 
     Args:
         network: The network.
@@ -69,7 +74,7 @@ def _add(value: Any, found: list[Any], seen: set[int], depth: int) -> None:
         _add_items(value.items(), found, seen, depth)
     elif isinstance(value, list | tuple | set | frozenset):
         found.append(len(value))
-        for item in value:
+        for item in list(value):  # a copy, as another thread may change it meanwhile
             _add(item, found, seen, depth + 1)
     else:
         _add_object(value, found, seen, depth)
@@ -88,9 +93,9 @@ def _add_object(value: Any, found: list[Any], seen: set[int], depth: int) -> Non
 
 
 def _add_items(items: Iterable[tuple[Any, Any]], found: list[Any], seen: set[int], depth: int) -> None:
-    for name, item in items:
-        if item is None or (isinstance(item, dict) and not item):
+    for name, item in list(items):  # a copy, as another thread may change it meanwhile
+        if item is None or (isinstance(item, dict) and not item) or name in _VALUE_LEFT_OUT:
             found.append(name)  # most of a module's attributes
-        elif name != "training":  # each computation sets it
+        elif acts_in_this_thread(item):
             found.append(name)
             _add(item, found, seen, depth + 1)

@@ -242,7 +242,7 @@ def tensors_of(owner: Any) -> list[Tensor]:
     """Returns a network's parameters, buffers, and other tensors that are attributes of its modules."""
     if not isinstance(owner, nn.Module):
         return []
-    attributes = (value for module in owner.modules() for value in vars(module).values())
+    attributes = (value for module in owner.modules() for value in list(vars(module).values()))
     return [*owner.parameters(), *owner.buffers(), *(value for value in attributes if isinstance(value, Tensor))]
 
 

@@ -4,6 +4,7 @@ An exception can arrive between any two instructions: Ctrl-C, an alarm, an error
 temporarily (modes and hooks of a user's model, torch's settings, random states, loggers) is restored nevertheless.
 """
 
+import copy
 import functools
 import logging
 import os
@@ -23,6 +24,7 @@ from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
 
 P = ParamSpec("P")
 T = TypeVar("T")
+Network = TypeVar("Network", bound=nn.Module)
 
 AUTOCAST_DEVICES = ("cpu", "cuda")  # devices on which the package uses autocast, or meets it
 
@@ -152,13 +154,15 @@ def with_forward_hooks(hooks: Mapping[nn.Module, Callable[..., Any]], run: Calla
     thread_hooks = {module: _OfThread(hook) for module, hook in hooks.items()}
 
     def register_and_run() -> T:
-        for module, hook in thread_hooks.items():
-            module.register_forward_hook(hook)
+        with _LOCK:
+            for module, hook in thread_hooks.items():
+                module.register_forward_hook(hook)
         return run()
 
     def remove() -> None:
-        for module, hook in thread_hooks.items():
-            _remove(hook, module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
+        with _LOCK:
+            for module, hook in thread_hooks.items():
+                _remove_forward_hook(module, hook)
 
     return undoing(remove, register_and_run)
 
@@ -171,13 +175,27 @@ def with_forward_pre_hook(module: nn.Module, hook: Callable[..., Any], run: Call
     thread_hook = _OfThread(hook)
 
     def register_and_run() -> T:
-        module.register_forward_pre_hook(thread_hook, with_kwargs=True)
+        with _LOCK:
+            module.register_forward_pre_hook(thread_hook, with_kwargs=True)
         return run()
 
     def remove() -> None:
-        _remove(thread_hook, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
+        with _LOCK:
+            _remove_pre_hook(module, thread_hook)
 
     return undoing(remove, register_and_run)
+
+
+def copy_of(model: Network) -> Network:
+    """Returns a deep copy of a model that other threads may be using: the hooks of their calls are not copied."""
+    with _LOCK:  # so that no call adds or removes a hook meanwhile
+        copied = copy.deepcopy(model)
+    for module in copied.modules():
+        for hook in [hook for hook in module._forward_hooks.values() if isinstance(hook, _OfThread)]:
+            _remove_forward_hook(module, hook)
+        for hook in [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, _OfThread)]:
+            _remove_pre_hook(module, hook)
+    return copied
 
 
 class _OfThread:
@@ -194,10 +212,21 @@ class _OfThread:
         """Calls the hook in its own thread."""
         return self._hook(*args) if acts_in_this_thread(self) else None
 
+    def __deepcopy__(self, memo: object) -> "_OfThread":
+        return self  # ``copy_of`` removes it; what it refers to is not copied for that
+
 
 def acts_in_this_thread(hook: Callable[..., Any]) -> bool:
     """Says whether a module's hook does anything in this thread: those of our calls in other threads do not."""
     return not isinstance(hook, _OfThread) or hook.thread == threading.get_ident()
+
+
+def _remove_forward_hook(module: nn.Module, hook: _OfThread) -> None:
+    _remove(hook, module._forward_hooks, module._forward_hooks_with_kwargs, module._forward_hooks_always_called)
+
+
+def _remove_pre_hook(module: nn.Module, hook: _OfThread) -> None:
+    _remove(hook, module._forward_pre_hooks, module._forward_pre_hooks_with_kwargs)
 
 
 def _remove(hook: Callable[..., Any], registered: Any, *flags: Any) -> None:

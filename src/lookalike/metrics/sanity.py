@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.untouched import keeps_random_states
+from lookalike._core.untouched import copy_of, keeps_random_states
 from lookalike.conversion.per_class import Clustering, learn_prototypes
 from lookalike.encoder import Encoder
 from lookalike.metrics.correlation import explanation_correlation
@@ -258,7 +258,7 @@ def deep_copy(network: N) -> N:
         LookalikeError: If the network cannot be copied.
     """
     try:
-        return copy.deepcopy(network)
+        return copy_of(network)
     except (RuntimeError, TypeError, ValueError) as error:
         raise LookalikeError(f"the network cannot be copied, so its weights cannot be randomised: {error}") from error
 

@@ -6,7 +6,6 @@
 - ``README.md``: the model card (``card.py``)
 """
 
-import copy
 import itertools
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from lookalike._core.cores import n_cores
 from lookalike._core.errors import LookalikeError
 from lookalike._core.records import one_line, plain_json
+from lookalike._core.untouched import copy_of
 from lookalike.data import Preprocessing
 from lookalike.doubt import Doubt
 from lookalike.encoder import Encoder, blank_inputs, device_of, dtype_of, load_weights, place, unwrapped
@@ -227,7 +227,7 @@ def _restored_encoder(
         with refusing(f"{described} cannot be used"):
             network = build_network(saved.spec, weights)
     else:
-        network = copy.deepcopy(unwrapped(network))
+        network = copy_of(unwrapped(network))
         if (saved.spec or {}).get("name") == "without-head":  # it had no head when it was converted
             assert saved.spec is not None  # as just seen
             without_head(network, head=saved.spec["args"]["head"])

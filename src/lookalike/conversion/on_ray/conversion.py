@@ -17,7 +17,7 @@ from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.identity import identifying_as
 from lookalike._core.progress import progress_bar
 from lookalike._core.provenance import versions
-from lookalike._core.untouched import process_settings, undoing
+from lookalike._core.untouched import copy_of, process_settings, undoing
 from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, lock_in
 from lookalike.conversion.cluster_folder import similarity_key
@@ -328,7 +328,7 @@ def _on_cpu(encoder: Encoder) -> Encoder:
     """Returns the encoder on the CPU, so that a node without a GPU can load it."""
     if all(tensor.device.type == "cpu" for tensor in encoder.model.state_dict().values()):
         return encoder
-    return copy.deepcopy(encoder).cpu()
+    return copy_of(encoder).cpu()
 
 
 def _checked_classes(
