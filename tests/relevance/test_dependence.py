@@ -32,6 +32,15 @@ class Net(nn.Module):
         return self.head(F.relu(self.second(z)).mean((2, 3)))
 
 
+class Function(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
 class MemoryEfficientSwish(torch.autograd.Function):
     @staticmethod
     def forward(ctx, z):
@@ -194,12 +203,6 @@ def test_one_image_and_a_batch_have_the_same_map_where_layers_repeat():
 MATRIX = torch.tensor([[0.3, 0.6, 0.1], [-0.2, -0.3, 0.5], [0.6, -0.5, -0.1]], dtype=torch.float64)
 
 
-def letterboxed(x):
-    canvas = torch.zeros(len(x), 3, 12, 12, dtype=x.dtype)
-    canvas[:, :, 2:10, 2:10] = x
-    return canvas
-
-
 def grey(x):
     out = torch.empty(len(x), 3, 8, 8, dtype=x.dtype)
     for channel in range(3):
@@ -210,7 +213,6 @@ def grey(x):
 BEFORE = {
     "einsum": lambda x: torch.einsum("oc,nchw->nohw", MATRIX, x),
     "matmul": lambda x: (x.permute(0, 2, 3, 1) @ MATRIX.T).permute(0, 3, 1, 2),
-    "letterbox": letterboxed,
     "slices of a mean": grey,
     "expanded mean": lambda x: x.mean(1, keepdim=True).expand(-1, 3, -1, -1),
     "a sum of slices": lambda x: torch.cat([(x[:, :1] + x[:, 1:2] + x[:, 2:]) / 3] * 3, 1),
@@ -224,9 +226,117 @@ def test_before_the_first_layer_relevance_is_spread_over_what_it_mixes(kind):
     """A pixel's relevance, over its channels, is that of the pixel that the first layer is given."""
     before = BEFORE[kind]
     found = lrp(Net(before=before), X, 1, strict=True).pixels
-    inner = lrp(Net(), before(X), 1, strict=True).pixels
-    expected = inner[:, 2:10, 2:10] if kind == "letterbox" else inner
+    expected = lrp(Net(), before(X), 1, strict=True).pixels
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+def on_a_canvas(x, value=0.0):
+    canvas = torch.full((len(x), 3, 12, 12), value, dtype=x.dtype)
+    canvas[:, :, 2:10, 2:10] = x
+    return canvas
+
+
+def into_a_view(x, value=0.0):
+    canvas = torch.full((len(x), 3, 12, 12), value, dtype=x.dtype)
+    inside = canvas.narrow(2, 2, 8).narrow(3, 2, 8)
+    inside[:, :2].copy_(x[:, :2])
+    inside[:, 2:].copy_(x[:, 2:])
+    return canvas
+
+
+def between_zeros(x):
+    above = x.new_zeros(len(x), 3, 2, 8)
+    beside = x.new_zeros(len(x), 3, 12, 2)
+    return torch.cat([beside, torch.cat([above, x, above], 2), beside], 3)
+
+
+PADDED = {
+    "F.pad": lambda x: F.pad(x, (2, 2, 2, 2)),
+    "F.pad by names": lambda x: F.pad(input=x, pad=(2, 2, 2, 2), mode="constant", value=0),
+    "constant_pad_nd": lambda x: torch.constant_pad_nd(x, (2, 2, 2, 2)),
+    "a module": nn.ZeroPad2d(2),
+    "twice": lambda x: F.pad(F.pad(x, (0, 0, 2, 2)), (2, 2)),
+    "on a canvas": on_a_canvas,
+    "into a view": into_a_view,
+    "between zeros": between_zeros,
+    "flipped": lambda x: F.pad(x.flip(3), (2, 2, 2, 2)).flip(3),
+    "negative": lambda x: -F.pad(-x, (2, 2, 2, 2)),
+    "in place": lambda x: F.pad(x, (2, 2, 2, 2)).mul_(1),
+}
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+@pytest.mark.parametrize("kind", PADDED)
+def test_zeros_around_an_image_are_no_pixels_as_those_of_a_convolution_are_none(kind, groups):
+    """Under the flat rule all inputs of a receptive field get the same: a padding's share would be lost."""
+    layers = [nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)]
+    torch.manual_seed(0)
+    own = nn.Sequential(nn.Conv2d(3, 6, 5, padding=2, groups=groups), *layers).double().eval()
+    without = nn.Conv2d(3, 6, 5, groups=groups).double()
+    without.load_state_dict(own[0].state_dict())
+    padded = nn.Sequential(Function(PADDED[kind]), without, *own[1:]).eval()
+    expected = lrp(own, X, 1)
+    torch.testing.assert_close(lrp(padded, X, 1).maps, expected.maps, rtol=1e-9, atol=1e-12)
+
+
+def with_coordinates(x):
+    rows = torch.linspace(-1, 1, 8, dtype=x.dtype).expand(len(x), 1, 8, 8)
+    return torch.cat([x, rows, rows.mT], 1)
+
+
+def filled(x):
+    x = x.clone()
+    x[:, :, :, :2] = 0.5
+    return x
+
+
+NOT_ALL_PIXELS = {
+    "coordinates": with_coordinates,
+    "coordinates, then padding": lambda x: F.pad(with_coordinates(x), (2, 2, 2, 2)),
+    "white": lambda x: F.pad(x, (2, 2, 2, 2), value=1.0),
+    "white as an integer": lambda x: F.pad(x, (2, 2, 2, 2), "constant", 1),
+    "white by name": lambda x: torch.constant_pad_nd(x, (2, 2, 2, 2), value=1),
+    "grey canvas": lambda x: on_a_canvas(x, 0.5),
+    "view of a grey canvas": lambda x: into_a_view(x, 0.5),
+    "normalised when it is padded": lambda x: (F.pad(x, (2, 2, 2, 2)) - 0.5) / 0.25,
+    "scaled when it is padded": lambda x: F.pad(x, (2, 2, 2, 2)) * torch.tensor([2.0, 3.0, 4.0])[:, None, None],
+    "resized when it is padded": lambda x: F.interpolate(F.pad(x, (2, 2, 2, 2)), size=(9, 9), mode="bilinear"),
+    "grey when it is padded": lambda x: F.pad(x, (2, 2, 2, 2)).mean(1, keepdim=True).expand(-1, 3, -1, -1),
+    "a circle": lambda x: x * CIRCLE,
+    "a circle of a padded image": lambda x: F.pad(x, (2, 2, 2, 2)) * F.pad(CIRCLE, (2, 2, 2, 2)),
+    "where": lambda x: torch.where(CIRCLE > 0, x, torch.tensor(0.5, dtype=x.dtype)),
+    "masked_fill": lambda x: x.masked_fill(CIRCLE == 0, 0.5),
+    "filled": filled,
+    "patches with padding": lambda x: F.fold(F.unfold(x, 3, padding=1, stride=2), (9, 9), 3, stride=2),
+    "rows of patches": lambda x: F.unfold(x, 3, padding=1, stride=3).unflatten(1, (3, 9)),
+}
+CIRCLE = torch.zeros(8, 8, dtype=torch.float64)
+CIRCLE[2:6, 1:7] = 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer"), [(kind, nn.Conv2d) for kind in NOT_ALL_PIXELS] + [("coordinates", nn.ConvTranspose2d)]
+)
+def test_what_is_no_pixel_takes_no_relevance_before_the_first_layer(kind, layer):
+    """Each position of the layer sees a pixel, to which all of its relevance can go."""
+    before = NOT_ALL_PIXELS[kind]
+    torch.manual_seed(0)
+    first = layer(before(X).shape[1], 6, 3, bias=False)
+    layers = (first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4, bias=False))
+    network = nn.Sequential(Function(before), *layers).double().eval()
+    found = lrp(network, X, 1)
+    torch.testing.assert_close(found.maps.sum((1, 2, 3)), network(X)[:, 1].detach(), rtol=1e-4, atol=1e-6)
+    if "circle" in kind or kind in ("where", "masked_fill"):
+        assert not found.maps[..., CIRCLE == 0].any()
+
+
+def test_a_linear_first_layer_spreads_over_the_pixels_alone():
+    torch.manual_seed(0)
+    layers = (nn.Flatten(), nn.Linear(5 * 64, 6, bias=False), nn.ReLU(), nn.Linear(6, 4, bias=False))
+    network = nn.Sequential(Function(with_coordinates), *layers).double().eval()
+    maps = lrp(network, X, 1).maps
+    expected = network(X)[:, 1, None, None, None] / (3 * 64)
+    torch.testing.assert_close(maps, expected.expand_as(maps), rtol=1e-4, atol=1e-7)
 
 
 def test_a_linear_operation_on_pixels_is_gradient_times_input_under_epsilon():

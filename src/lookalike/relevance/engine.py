@@ -189,9 +189,8 @@ class Engine(OwnPrecision):
         before = self.dependence.twin_of(target)
         if result is not before:
             memory = self.dependence.overwrite(target, before, result)
-            if result in self.pixels:
-                self.pixels.mark(memory)
-            elif not result.requires_grad:
+            self.pixels.mark_overwritten(memory, before, result)
+            if not result.requires_grad:
                 self.dependence.non_differentiable[target] = known.name
         return target
 
@@ -227,6 +226,8 @@ class Engine(OwnPrecision):
         first = call.source in self.pixels
         rule = self.composite.rule_for(kind, first=first)
         self.uses.where = self.twins.name_of(call.weight) or self.uses.where
+        if first:
+            call.mask = self.pixels.mask_of(call.source)
         out: Tensor = LinearWithRule.apply(call.source, call, rule, first)
         self.uses.add(kind if call.scale is None else f"{kind} + batch norm", rule.name, out)
         self.calls[out] = (kind, call)
@@ -303,8 +304,11 @@ class Engine(OwnPrecision):
         if not outputs:
             return result
         if starts_in_pixels and self.pixels.include(*tensors_in_call(args, kwargs)):  # else they left the domain above
-            for tensor in outputs:
-                self.pixels.mark(tensor)
+            if rule == "structural":
+                self.pixels.mark_moved(func, name, args, kwargs, outputs)
+            else:
+                for tensor in outputs:
+                    self.pixels.mark(tensor)
         if rule is None:
             self.uses.add_without_rule(name, outputs)
         elif rule != "structural":
@@ -346,7 +350,9 @@ class Engine(OwnPrecision):
     def _attribute(self, func: Any, raw: str, args: Any) -> Any:
         """Reads or sets a tensor's attribute; ``.data``, ``.T`` and the like are operations."""
         if not self.twins.depend_on_pixels(tensors_in(args)):
-            return func(*args)
+            result = func(*args)
+            self.twins.add_results_of_constants(result, from_outside=False)
+            return result
         if func.__name__ == "__set__" and raw == "data":
             with torch.enable_grad():
                 self.dependence.overwrite(args[0], self.twins.twin(args[0]), self.twins.twin(args[1]))
@@ -375,7 +381,7 @@ class Engine(OwnPrecision):
         not_in_place = getattr(Tensor, raw.rstrip("_"))
         result = not_in_place(twin, *args[1:], **kwargs)
         if twin in self.pixels:
-            self.pixels.mark(result)
+            self.pixels.mark_moved(not_in_place, raw.strip("_"), (twin, *args[1:]), kwargs, [result])
         func(*args, **kwargs)
         self.dependence.set_twin(args[0], result)
         return args[0]

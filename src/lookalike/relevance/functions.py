@@ -161,9 +161,9 @@ class EvenSpread(torch.autograd.Function):
     """A linear operation on pixels: each output's relevance is spread evenly over the pixels that it mixes."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, run: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+    def forward(ctx: Any, values: Tensor, run: Callable[..., Tensor], masks: list[Tensor], *_sources: Tensor) -> Tensor:
         """Returns the values."""
-        ctx.run, ctx.like = run, [source.detach() for source in sources]
+        ctx.run, ctx.masks = run, masks
         return values.detach()
 
     @staticmethod
@@ -171,14 +171,22 @@ class EvenSpread(torch.autograd.Function):
         """Returns relevance at the pixels."""
         # on inputs of 1, the operation counts the pixels behind each output, and its gradient leads back to them
         with torch.enable_grad():
-            unit_inputs = [torch.ones_like(source).requires_grad_() for source in ctx.like]
+            unit_inputs = [mask.detach().requires_grad_() for mask in ctx.masks]
             total = ctx.run(*unit_inputs)
         counts = total.detach()
         share = torch.where(counts == 0, 0, relevance / torch.where(counts == 0, 1, counts))
-        return None, None, *torch.autograd.grad(total, unit_inputs, share)
+        at_inputs = torch.autograd.grad(total, unit_inputs, share)
+        return None, None, None, *(spread * mask for spread, mask in zip(at_inputs, ctx.masks, strict=True))
 
 
-def spread_evenly(values: Tensor, run: Callable[..., Tensor], sources: list[Tensor]) -> Tensor:
-    """Returns ``values = run(*sources)``; their relevance is spread evenly over the elements that ``run`` mixes."""
-    out: Tensor = EvenSpread.apply(values, run, *sources)
+def spread_evenly(values: Tensor, run: Callable[..., Tensor], sources: list[Tensor], masks: list[Tensor]) -> Tensor:
+    """Returns ``values = run(*sources)``; their relevance is spread evenly over the pixels that ``run`` mixes.
+
+    Args:
+        values: The results.
+        run: The operation.
+        sources: Its arguments that are pixels.
+        masks: 1 where these have a pixel and 0 elsewhere, of their shapes.
+    """
+    out: Tensor = EvenSpread.apply(values, run, masks, *sources)
     return out

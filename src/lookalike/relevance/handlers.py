@@ -339,8 +339,9 @@ def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs
     if len(operands) == 1 and operands[0].shape == output.shape and name in ("mul", "div"):
         source = operands[0]
         if name == "mul" and factors and factors[0].is_floating_point():  # pixels hidden by a mask get no relevance
-            visible = factors[0] != 0
-            out = engine.pixels.mark(with_factor(source, output, visible.to(output.dtype)))
+            visible, mask = (factors[0] != 0).to(output.dtype), engine.pixels.mask_of(source)
+            visible = visible.expand_as(output) if mask is None else visible * mask
+            out = engine.pixels.mark(with_factor(source, output, visible), visible)
         else:
             out = engine.pixels.pass_through(source, output)
         engine.uses.add(name, "pass", out)

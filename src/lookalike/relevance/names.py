@@ -19,7 +19,7 @@ _BY_GRADIENT = {
         avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
         interpolate upsample upsample_nearest1d upsample_nearest2d upsample_nearest3d upsample_bilinear2d
         upsample_linear1d
-        upsample_bicubic2d upsample_trilinear3d grid_sample lerp rsub
+        upsample_bicubic2d upsample_trilinear3d grid_sample lerp rsub fold col2im
     """,
     "pass": "abs relu leaky_relu threshold prelu rrelu",
     "winner takes all": """
@@ -108,7 +108,6 @@ STRUCTURAL = frozenset(
         "pixel_unshuffle",
         "channel_shuffle",
         "unfold",
-        "fold",
         "dropout",
         "dropout1d",
         "dropout2d",
@@ -161,7 +160,6 @@ STRUCTURAL = frozenset(
         "zero",
         "fill",
         "im2col",
-        "col2im",
         "reflection_pad2d",
         "replication_pad2d",
         "native_channel_shuffle",

@@ -89,17 +89,26 @@ class Convolution:
             )
         return at_input
 
-    def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:
-        """Returns each output's relevance spread evenly over the inputs of its receptive field."""
+    def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Returns each output's relevance spread evenly over the inputs of its receptive field.
+
+        Args:
+            r: Relevance of the outputs.
+            weight: The weights.
+            like: The input, or a tensor of its shape.
+            mask: 1 where an input counts and 0 elsewhere; None if all count.
+        """
         if self.transposed or self.groups > 1:
             unit_weight = torch.ones_like(weight)
-            counts = self.apply(torch.ones_like(like[:1]), unit_weight, None)
-            return self.adjoint(r / stabilised(counts), unit_weight, like)
-        # all channels have the same receptive fields: count one, sum the outputs, and spread once for all inputs
+            counts = self.apply(torch.ones_like(like[:1]) if mask is None else mask, unit_weight, None)
+            spread = self.adjoint(r / stabilised(counts), unit_weight, like)
+            return spread if mask is None else spread * mask
+        # all channels have the same receptive fields: count in one, sum the outputs, and spread once for all inputs
         unit_weight = torch.ones_like(weight[:1, :1])
-        counts = self.apply(torch.ones_like(like[:1, :1]), unit_weight, None).mul_(weight.shape[1])
-        summed = r.sum(1, keepdim=True) / stabilised(counts)
-        return self.adjoint(summed, unit_weight, like[:, :1]).expand_as(like)
+        inputs = like.new_full((1, 1, *like.shape[2:]), weight.shape[1]) if mask is None else mask.sum(1, keepdim=True)
+        summed = r.sum(1, keepdim=True) / stabilised(self.apply(inputs, unit_weight, None))
+        spread = self.adjoint(summed, unit_weight, like[:, :1]).expand_as(like)
+        return spread if mask is None else spread * mask
 
     def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns the weights with each output channel scaled."""
@@ -129,9 +138,18 @@ class Linear:
             return r @ weight
         return (r.flatten(0, -2) @ weight).view(*r.shape[:-1], weight.shape[1])
 
-    def spread_evenly(self, r: Tensor, weight: Tensor, like: Tensor) -> Tensor:  # noqa: ARG002 - Convolution's arguments
-        """Returns each output's relevance spread evenly over all inputs."""
-        return (r.sum(-1, keepdim=True) / like.shape[-1]).expand_as(like)
+    def spread_evenly(
+        self,
+        r: Tensor,
+        weight: Tensor,  # noqa: ARG002 - Convolution's arguments
+        like: Tensor,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Returns each output's relevance spread evenly over all inputs, or those that count."""
+        total = r.sum(-1, keepdim=True)
+        if mask is None:
+            return (total / like.shape[-1]).expand_as(like)
+        return total / stabilised(mask.sum(-1, keepdim=True)) * mask
 
     def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns the weights with each output scaled."""
@@ -163,6 +181,7 @@ class Call:
         folded_from: Tensors of that batch norm; cached weights are computed again if these change.
         session: State of the forward pass.
         is_rectified: Whether the output is that of a ReLU joined with the operation.
+        mask: 1 where the input has a pixel and 0 elsewhere; None if it is not in the pixel domain, or all are.
         cache: Values that all targets of an image share, such as denominators.
     """
 
@@ -175,6 +194,7 @@ class Call:
     folded_from: tuple[Tensor, ...] = ()
     session: Session = field(default_factory=Session)
     is_rectified: bool = False
+    mask: Tensor | None = None
     cache: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -209,7 +229,7 @@ class Call:
 
     def folded(self, scale: Tensor, bias: Tensor, output: Tensor, tensors: tuple[Tensor, ...]) -> "Call":
         """Returns this call with the batch norm behind it folded in."""
-        return Call(self.operation, self.source, self.weight, bias, output, scale, tensors, self.session)
+        return replace(self, bias=bias, output=output, scale=scale, folded_from=tensors, cache={})
 
     def rectified(self, output: Tensor) -> "Call":
         """Returns this call with the ReLU behind it joined, whose output is given."""

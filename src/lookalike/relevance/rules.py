@@ -205,7 +205,7 @@ class Flat(Rule):
 
     @override
     def relevance(self, call: Call, relevance: Tensor) -> Tensor:
-        return call.operation.spread_evenly(relevance, call.weight, call.x)
+        return call.operation.spread_evenly(relevance, call.weight, call.x, call.mask)
 
     @override
     def gradient(self, call: Call, relevance: Tensor) -> Tensor:
