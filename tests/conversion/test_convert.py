@@ -1,5 +1,6 @@
 import multiprocessing
 import time
+import warnings
 from typing import get_type_hints
 
 import numpy as np
@@ -103,6 +104,24 @@ def test_an_embedding_network_without_a_head(blobs):
     body = nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.Tanh())
     sem = convert(body, blobs, head="output", n_prototypes=1)
     assert sem.embed(blobs[0]).shape == (90, 5)
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["ant", "Ant", "bee"], "'ant' and 'Ant'"),
+        (["ant", "bee", "ant "], "'ant' and 'ant '"),
+        (["red  ant", "red ant", "RED ANT"], "'red  ant' and 'red ant' and 'RED ANT'"),
+        (["a", "A", "b"], None),
+        (["ant", "ants", "bee"], None),
+    ],
+)
+def test_class_names_that_differ_only_in_spelling_are_told(net, blobs, names, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert convert(net, blobs, 2, class_names=names, progress=False).class_names == names
+    found = [str(warning.message) for warning in caught if "capitals" in str(warning.message)]
+    assert [told is not None and f"spaces: {told};" in message for message in found] == [True] * (told is not None)
 
 
 def test_class_names_come_with_the_data_or_the_call(net, blobs, image_folder, network_file):

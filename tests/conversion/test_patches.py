@@ -347,6 +347,12 @@ def test_what_a_model_of_patches_cannot_do_is_refused(model, blobs):
         whole.segment(blobs[0])
 
 
+@pytest.mark.parametrize("shape", [(90, 8), (90, 1, 8), (90, 1, 2, 8, 8)])
+def test_what_is_no_image_has_no_patches(blobs, shape):
+    with pytest.raises(LookalikeError, match=r"patches are parts of images: training images \[N, C, H, W\] are needed"):
+        convert(make_net(), (torch.rand(shape), blobs[1]), n_prototypes=2, level="patch", progress=False)
+
+
 def test_a_class_without_shared_prototypes_is_left_out_of_the_temperature(blobs):
     x, y = blobs
     # two shared prototypes cannot be of three classes

@@ -509,9 +509,10 @@ def identity_grid(x):
         (lambda x: F.grid_sample(x, identity_grid(x), align_corners=False), lambda x: x),
         (lambda x: torch.lerp(x, torch.zeros_like(x), torch.tensor(0.5)), lambda x: 0.5 * x),
         (lambda x: torch.lerp(x, torch.full_like(x, 0.2), torch.tensor(0.5)), lambda x: 0.5 * x + 0.1),
+        (lambda x: torch.lerp(x, torch.full_like(x, 0.2), 0.5), lambda x: 0.5 * x + 0.1),
         (lambda x: x - MEANS.expand_as(x), lambda x: x - MEANS),
     ],
-    ids=["an identity grid", "half of zeros", "half of grey", "means in the image's form"],
+    ids=["an identity grid", "half of zeros", "half of grey", "half by a number", "means in the image's form"],
 )  # fmt: skip
 def test_what_is_done_with_pixels_has_the_map_of_its_plain_form(function, same):
     found, expected = lrp(OnPixels(function), IMAGES, 0), lrp(OnPixels(same), IMAGES, 0)

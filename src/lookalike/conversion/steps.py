@@ -1,5 +1,6 @@
 """Steps shared by conversion and update: opening the data, cutting the classifier, checking embeddings."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from lookalike._core import checks
-from lookalike._core.errors import BrokenImageError, LookalikeError, listing
+from lookalike._core.errors import BrokenImageError, LookalikeError, listing, warn_of
 from lookalike.conversion.options import Cut, Reading, Settings
 from lookalike.data import (
     Batches,
@@ -214,7 +215,22 @@ def checked_class_names(names: list[str] | None, store: EmbeddingStore) -> list[
             f"class_names are the data's own names in another order, not {listing(list(own_names), 8)}: they name the "
             "data's classes; leave them out, or give the order of the network's outputs as class_order"
         )
+    warn_of_spellings(names)
     return list(names)
+
+
+def warn_of_spellings(class_names: Sequence[str]) -> None:
+    """Warns of class names that differ only in capitals and spaces; names of one letter may."""
+    spellings: dict[str, list[str]] = {}
+    for name in class_names:
+        if len(name.strip()) > 1:
+            spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
+    alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
+    if alike:
+        warn_of(
+            f"classes whose names differ only in capitals or spaces: {listing(alike, 4)}; if they are one "
+            "class, spell it in one way"
+        )
 
 
 def check_finite(store: EmbeddingStore) -> None:

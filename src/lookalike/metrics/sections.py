@@ -1,5 +1,6 @@
 """The sections of a scorecard: one function each, registered by name with the inputs that it needs."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -324,7 +325,7 @@ def _embedding(context: Context, _run: int) -> SectionResult:
     )
     n = sum(entry.n for entry in class_figures)
     figures = {"overlap": sum(entry.overlap * entry.n for entry in class_figures) / n}
-    silhouettes = [entry.silhouette for entry in class_figures if entry.silhouette == entry.silhouette]
+    silhouettes = [entry.silhouette for entry in class_figures if not math.isnan(entry.silhouette)]
     if silhouettes:
         figures["silhouette"] = sum(silhouettes) / len(silhouettes)
     return figures, {"classes": [entry.to_dict() for entry in class_figures]}

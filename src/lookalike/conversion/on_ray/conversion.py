@@ -35,7 +35,7 @@ from lookalike.conversion.on_ray.tasks import (
 )
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.per_class import check_classes
-from lookalike.conversion.steps import cut_classifier, options_record, preprocessing_that_comes_with
+from lookalike.conversion.steps import cut_classifier, options_record, preprocessing_that_comes_with, warn_of_spellings
 from lookalike.conversion.temperature import Temperature, fit_temperature
 from lookalike.data import warn_of_transparency
 from lookalike.embedding.key import embedding_key
@@ -351,6 +351,7 @@ def _checked_classes(
     names = [str(k) for k in range(highest_label + 1)] if names is None else list(names)
     if len(set(names)) < len(names):
         raise LookalikeError("two classes have the same name")
+    warn_of_spellings(names)
     check_classes(np.array([counts.get(k, 0) for k in range(max(highest_label + 1, len(names)))]), names)
     return names, total
 
