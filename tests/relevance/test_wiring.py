@@ -325,6 +325,26 @@ def test_a_batch_norm_without_weights_is_one_with_ones_and_zeros(composite):
     assert torch.allclose(found.residual, expected.residual, rtol=1e-3, atol=1e-4)
 
 
+class StatisticsOfTheBatch(nn.Module):
+    """A batch norm that goes by the batch, and may have the statistics of other data beside it."""
+
+    def __init__(self, *statistics):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.head, self.statistics = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), statistics or (None, None)
+
+    def forward(self, x):
+        normed = F.batch_norm(self.conv(x), *self.statistics, training=True, momentum=0.0)
+        return self.head(normed.relu().mean((2, 3)))
+
+
+def test_statistics_that_a_batch_norm_does_not_use_are_not_folded():
+    x = inputs(1, 3, 8, 8).float()
+    beside = torch.full((4,), 3.0), torch.full((4,), 9.0)
+    expected, found = (lrp(StatisticsOfTheBatch(*of).eval(), x, target=1) for of in ((), beside))
+    assert torch.equal(found.maps, expected.maps)
+
+
 COMPOSITE_NAMES = ("epsilon", "alpha1-beta0", "gamma")
 
 
