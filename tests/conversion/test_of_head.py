@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lookalike import LookalikeError, convert, evaluate, load
+from lookalike import Encoder, LookalikeError, convert, embed, evaluate, load
 
 
 def test_the_scores_are_those_of_the_classifier(net, blobs, tmp_path, untouched):
@@ -27,6 +27,24 @@ def test_the_scores_are_those_of_the_classifier(net, blobs, tmp_path, untouched)
     card = evaluate(model, blobs, train=blobs, only=("faithfulness", "transparency", "diversity")).to_dict()
     assert card["agreement"] == 1
     assert {"ghosting", "diversity"} <= set(card)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __init__(self, images, labels):
+        self.rows = list(zip(images, labels.tolist(), strict=True))
+
+    def __iter__(self):
+        return iter(self.rows)
+
+
+def test_data_whose_images_cannot_be_read_again_are_taken(net, blobs):
+    """From a stream no sample can be read by its number, and a store has no images: nothing is there to check."""
+    expected = convert(net, blobs, level="head", progress=False)
+    encoder = Encoder(net, blobs[0][:2])
+    for network, data in ((net, Stream(*blobs)), (encoder, embed(encoder, blobs, progress=False))):
+        model = convert(network, data, level="head", progress=False)
+        assert torch.equal(model.prototypes.vectors, expected.prototypes.vectors)
+        assert torch.equal(model.prototypes.nearest, expected.prototypes.nearest)
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])

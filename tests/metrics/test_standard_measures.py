@@ -1,6 +1,7 @@
 """The field's standard measures: closed forms, invariants, and equality with Quantus."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from lookalike.metrics import (
     road,
     shift_stability,
     sparseness,
+    standard,
 )
 from lookalike.metrics.prototype_stability import PrototypeStability, cluster_again, mean_stability
 from lookalike.relevance.stability import uniform_noise
@@ -50,6 +52,15 @@ def images():
 
 def probabilities(x):
     return linear_model()(x).softmax(1)
+
+
+def test_similarities_to_training_images_do_not_depend_on_batches(net, blobs, monkeypatch):
+    model = convert(net, blobs, 2, progress=False)
+    context = SimpleNamespace(model=model)
+    queries, embeddings = model.embed(blobs[0][:5]), model.embed(blobs[0]).numpy()
+    monkeypatch.setattr(standard, "_ROWS", 7)
+    found = standard.similarities_to(context, queries, embeddings)
+    torch.testing.assert_close(found, model.similarity(queries, torch.from_numpy(embeddings)))
 
 
 def test_deletion_and_insertion_of_a_pixel_that_decides():
