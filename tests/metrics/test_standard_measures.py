@@ -175,6 +175,8 @@ def test_prototypes_after_a_shift():
         (lambda x, r: map_stability(lambda a, b: a[:, 0], x, radius=0.0), "radius must be greater than 0"),
         (lambda x, r: relevance_mass(r, torch.ones(4, 7, 8)), "masks must be"),
         (lambda x, r: sparseness(r * torch.inf), "not finite"),
+        (lambda x, r: sparseness(r > 0), "maps must be a tensor of numbers, not a bool tensor"),
+        (lambda x, r: complexity(r.to(torch.complex64)), "maps must be a tensor of numbers, not a complex64 tensor"),
     ],
 )
 def test_wrong_requests_are_named(call, message):
