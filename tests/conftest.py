@@ -14,6 +14,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -22,6 +23,12 @@ from tests.small import bright_images, small_network
 from tests.watch import model_state
 
 mpl.use("Agg")
+# A busy machine may pause a test for longer than any deadline; and a test must not fail today for an example that it
+# happens to draw today. Another profile looks for new ones: pytest --hypothesis-profile=default.
+settings.register_profile(
+    "suite", deadline=None, derandomize=True, database=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 torch.set_num_threads(1)  # the tests run side by side
 if (
     threading.current_thread() is threading.main_thread()
@@ -141,6 +148,7 @@ def browser():
     program = next((path for path in map(shutil.which, names) if path), None)
     if program is None:
         pytest.skip("there is no Chromium here")
+    sync_api.expect.set_options(timeout=30_000)  # a busy machine takes its time
     with sync_api.sync_playwright() as play:
         chromium = play.chromium.launch(executable_path=program, args=["--no-sandbox"])
         yield chromium

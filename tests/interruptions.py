@@ -102,18 +102,21 @@ def interrupt(
         run()
     changed, interrupted = [], 0
     for number in range(times):
-        at = 1 + number * counter.events // times if chance is None else chance.randint(1, counter.events)
-        again = None if not twice else 1 + number % 40 if chance is None else chance.randint(1, 60)
         before = model_state(net), process_state()
-        tracer = Tracer(at, instructions=instructions, again=again)
-        held: BaseException | None = None
-        try:
-            with tracer:
-                run()
-        except BaseException as error:
-            held = error  # its frames are alive, as in a debugger: nothing may wait for them to go
-            if not tracer.where:
-                raise
+        for _ in range(10):  # what waits for another thread has fewer moments when that is early
+            at = 1 + number * counter.events // times if chance is None else chance.randint(1, counter.events)
+            again = None if not twice else 1 + number % 40 if chance is None else chance.randint(1, 60)
+            tracer = Tracer(at, instructions=instructions, again=again)
+            held: BaseException | None = None
+            try:
+                with tracer:
+                    run()
+            except BaseException as error:
+                held = error  # its frames are alive, as in a debugger: nothing may wait for them to go
+                if not tracer.where:
+                    raise
+            if tracer.where or chance is None:
+                break
         interrupted += bool(tracer.where)
         after = model_state(net), process_state()
         wrong = differing(before[0], after[0]) + differing(before[1], after[1])

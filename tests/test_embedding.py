@@ -184,8 +184,14 @@ def in_a_process(run):
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(net, blobs, tmp_path):
     class Slow(Stops):
+        reads_left = None
+
         def __getitem__(self, index):
             time.sleep(0.006)  # a pass takes several times as long as the time until a kill
+            if self.reads_left is not None:
+                self.reads_left -= 1
+                if not self.reads_left:
+                    time.sleep(600)  # until the kill, however late that is
             return super().__getitem__(index)
 
     data = Slow(*blobs)
@@ -193,6 +199,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(net, blobs, tmp_path):
     embed(net, data, batch_size=4, folder=tmp_path / "whole")
     rng, kills = np.random.default_rng(0), 0
     while not (tmp_path / "z").exists():
+        data.reads_left = int(rng.integers(2, 30)) if kills < 5 else None
         process = in_a_process(lambda: embed(net, data, batch_size=4, folder=tmp_path / "z", resume=True))
         process.join(float(rng.uniform(0.03, 0.2)) * (1 + kills / 20))  # longer on a busy machine, so that it ends
         if process.is_alive():

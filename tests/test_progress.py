@@ -12,7 +12,7 @@ from lookalike._core.progress import lines_without_terminal, progress_bar
 def clock(monkeypatch):
     """A clock that goes on by two seconds whenever it is read."""
     seconds = itertools.count(0, 2)
-    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(seconds)))
+    monkeypatch.setattr(progress, "monotonic", lambda: float(next(seconds)))
 
 
 def test_a_function_prints_nothing(clock, capsys):
@@ -45,7 +45,7 @@ def test_without_a_total_there_is_no_estimate_and_a_short_step_says_nothing(cloc
 
 def test_a_first_step_that_waits_for_what_is_done_once_does_not_count(monkeypatch, capsys):
     times = iter([0.0, 20.0, 51.0, 81.0])  # the first step takes 20 s, the others 1 s each
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(times))
+    monkeypatch.setattr(progress, "monotonic", lambda: next(times))
     with lines_without_terminal(), progress_bar("Explaining", 101) as advance:
         advance()
         advance(31)

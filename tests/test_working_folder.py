@@ -25,14 +25,17 @@ from lookalike._core.working_folder import (
 )
 
 
-def hold(lock: Path, seconds: float = 30) -> int:
-    """Forks a process that has a lock; returns its number when it has it."""
+def hold(lock: Path, until: int | None = None) -> int:
+    """Forks a process that has a lock until it reads a byte from a pipe; returns its number when it has it."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         with alone(lock):
             os.write(writer, b"x")
-            time.sleep(seconds)
+            if until is None:
+                time.sleep(60)
+            else:
+                os.read(until, 1)
         os._exit(0)
     os.read(reader, 1)
     os.close(reader)
@@ -62,13 +65,11 @@ def test_a_forked_child_does_not_keep_the_lock_of_a_killed_process(tmp_path):
     pid = os.fork()
     if pid == 0:
         with alone(lock):
-            child = os.fork()
-            if child:
-                os.write(writer, str(child).encode())
-            time.sleep(30)
+            if not os.fork():
+                os.write(writer, str(os.getpid()).encode())  # it runs, and has let go of the lock
+            time.sleep(60)
         os._exit(0)
     child = int(os.read(reader, 10))
-    time.sleep(0.05)
     end(pid)
     try:
         with alone(lock):
@@ -99,8 +100,14 @@ def test_another_thread_is_kept_out_and_the_same_one_comes_in_again(tmp_path):
 
 
 def test_who_is_to_wait_waits_with_one_line(tmp_path):
-    pid, said = hold(lock_beside(tmp_path / "model"), 0.3), []
-    with alone(lock_beside(tmp_path / "model"), wait=said.append):
+    said, (reader, writer) = [], os.pipe()
+    pid = hold(lock_beside(tmp_path / "model"), until=reader)
+
+    def wait(line):
+        said.append(line)
+        os.write(writer, b"x")
+
+    with alone(lock_beside(tmp_path / "model"), wait=wait):
         pass
     assert len(said) == 1
     assert f"waiting: '{tmp_path / 'model'}' is in use by another process (pid {pid}" in said[0]

@@ -242,6 +242,8 @@ def test_training_leaves_the_callers_chance_and_settings(bundle):
 def train_and_tell(method, folder):
     def tell(row):
         print("epoch", row["epoch"], flush=True)  # noqa: T201
+        if row["epoch"] == 15:
+            time.sleep(600)  # until it is killed, however late that is
 
     run(method, make_bundle(), working_folder=folder, augment=True, epochs=16, on_epoch=tell)
 

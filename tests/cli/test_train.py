@@ -7,6 +7,7 @@ import shutil
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
@@ -351,8 +352,16 @@ def test_a_training_that_failed_is_not_tried_again(image_folder, tmp_path, monke
 
 
 def test_a_model_is_made_by_one_run_at_a_time(image_folder, tmp_path):
-    said, subject = [], Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
-    benches = [Workbench(tmp_path, quick=True, say=said.append) for _ in range(2)]
+    said, waits, subject = [], Event(), Subject(str(image_folder), "lookalike:small-cnn", "kmex", 0)
+
+    def say(line):
+        said.append(line)
+        if line.startswith("waiting"):
+            waits.set()
+        elif line.startswith("training"):
+            waits.wait(60)  # for the other run to come
+
+    benches = [Workbench(tmp_path, quick=True, say=say) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda bench: bench.model(subject), benches)
     assert torch.equal(first.prototypes.vectors, second.prototypes.vectors)

@@ -25,7 +25,7 @@ def test_finds_well_separated_modes(method):
 
 
 @pytest.mark.parametrize("method", list(CLUSTERERS))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 40), k=st.integers(1, 6), repeats=st.integers(1, 4))
 def test_no_cluster_is_empty_and_every_point_goes_to_its_nearest_centre(method, seed, n, k, repeats):
     rng = np.random.default_rng(seed)

@@ -24,7 +24,7 @@ def test_a_class_without_prototypes_is_said_to_have_none():
 
 
 @given(n=st.integers(1, 400), coverage=st.floats(0.05, 0.995))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_threshold_is_the_smallest_that_covers_n_plus_1_exchangeable_scores(n, coverage):
     threshold = conformal_threshold(np.arange(n, dtype=float), coverage)
     if math.isinf(threshold):
@@ -57,7 +57,7 @@ def test_too_few_samples_are_refused_and_of_one_class_told():
 
 
 @given(n=st.integers(1, 300), coverage=st.floats(0.01, 0.995))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_drawn_thresholds_cover_exactly_on_average(n, coverage):
     draws = (np.arange(200) + 0.5) / 200
     thresholds = np.array([conformal_threshold(np.arange(n, dtype=float), coverage, draw) for draw in draws])
@@ -71,7 +71,7 @@ def test_drawn_thresholds_cover_exactly_on_average(n, coverage):
 
 
 @given(n=st.integers(20, 200), draw=st.floats(0, 0.999), low=st.floats(0.1, 0.95), high=st.floats(0.1, 0.95))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_with_one_draw_a_higher_coverage_has_the_larger_sets(n, draw, low, high):
     thresholds = [conformal_threshold(np.arange(float(n)), coverage, draw) for coverage in sorted((low, high))]
     assert thresholds[0] <= thresholds[1]

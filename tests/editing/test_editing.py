@@ -123,7 +123,7 @@ EDITS_TO_TRY = st.lists(
 )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(EDITS_TO_TRY)
 def test_any_edits_leave_a_model_as_if_surveyed_anew_and_undo_to_the_bit(edits):
     session = MODEL.edit(DATA, who="")

@@ -1,9 +1,9 @@
 import json
 import os
-import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
+from threading import Event
 
 import pytest
 from matplotlib.figure import Figure
@@ -51,15 +51,19 @@ def test_a_damaged_cell_is_done_again(tmp_path):
 
 
 def test_two_runs_do_a_cell_once(tmp_path):
-    calls, said = [], []
+    calls, said, waits = [], [], Event()
 
     def make():
         calls.append(1)
-        time.sleep(0.3)
+        waits.wait(60)
         return {"value": 1}
 
+    def say(line):
+        said.append(line)
+        waits.set()
+
     with ThreadPoolExecutor(2) as pool:
-        found = list(pool.map(lambda _: Cells(tmp_path, said.append).get("a", {}, make), range(2)))
+        found = list(pool.map(lambda _: Cells(tmp_path, say).get("a", {}, make), range(2)))
     assert found == [{"value": 1}] * 2
     assert len(calls) == 1
     assert [text.startswith(f"waiting: '{tmp_path / 'a.json'}' is in use by") for text in said] == [True]

@@ -9,7 +9,7 @@ from lookalike.model.classifier import LinearHead, NearestPrototype
 from lookalike.model.decision import make_classifier
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 8), k=st.integers(2, 5), per_class=st.integers(1, 4))
 def test_max_reading_predicts_the_nearest_prototypes_class_and_is_most_sure_of_it(seed, n, k, per_class):
     rng = np.random.default_rng(seed)

@@ -43,7 +43,7 @@ def reference(vectors, owners, z, y, m):
     return counts, won_own, won, spread, nearest, distances
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 10_000), n=st.integers(3, 60), per_class=st.integers(1, 3), m=st.integers(1, 6))
 def test_equals_a_loop(seed, n, per_class, m):
     rng = np.random.default_rng(seed)
@@ -108,7 +108,7 @@ def test_nonsense_is_told():
         Prototypes(torch.zeros(2, 2), torch.tensor([0, 1]), ["a"])
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), n=st.integers(3, 80), n_parts=st.integers(1, 5), m=st.integers(1, 6))
 def test_parts_surveyed_apart_merge_in_any_order(seed, n, n_parts, m):
     rng = np.random.default_rng(seed)

@@ -82,7 +82,7 @@ def test_equals_a_naive_loop(name):
 
 
 @pytest.mark.parametrize("name", DISTANCE_BASED)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), offset=st.floats(-50, 50), n=st.integers(1, 9))
 def test_distances_are_symmetric_shift_invariant_and_greatest_at_the_same_point(name, seed, offset, n):
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def test_distances_are_symmetric_shift_invariant_and_greatest_at_the_same_point(
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), n=st.integers(1, 6), p=st.integers(1, 6))
 def test_rows_do_not_depend_on_each_other_and_ranges_hold(name, seed, n, p):
     rng = np.random.default_rng(seed)

@@ -53,7 +53,7 @@ RULES = {"epsilon": Epsilon(), "z-plus": ZPlus(), "alpha2-beta1": AlphaBeta(2.0,
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     seed=st.integers(0, 10_000),
     stride=st.integers(1, 2),
@@ -86,7 +86,7 @@ def test_convolutions_equal_their_formula(name, seed, stride, padding, dilation,
 
 
 @pytest.mark.parametrize("name", RULES)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seed=st.integers(0, 10_000), signed=st.booleans())
 def test_linear_layers_equal_their_formula(name, seed, signed):
     generator = torch.Generator().manual_seed(seed)

@@ -19,7 +19,7 @@ def tab(browser, page):
     tab.on("pageerror", lambda error: said.append(str(error)))
     tab.on("dialog", lambda dialog: (said.append("alert"), dialog.dismiss()))
     tab.on("request", lambda request: asked.append(request.url))
-    tab.set_default_timeout(5000)
+    tab.set_default_timeout(30_000)
     yield tab
     context.close()
     assert said == []

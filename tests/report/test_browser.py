@@ -321,14 +321,12 @@ def test_the_menu_is_whole(opened, width):
 
 def test_what_goes_on_beyond_the_edge_of_a_phone_says_so(opened):
     opened.set_viewport_size({"width": 390, "height": 844})
-    opened.wait_for_timeout(100)
-    regions = opened.eval_on_selector_all(
-        ".scroll",
-        """nodes => nodes.map((node) => [node.scrollWidth > node.clientWidth + 2,
-        node.previousElementSibling?.matches(".sideways:not([hidden])") ?? false])""",
-    )
-    assert any(is_cut for is_cut, _ in regions)
-    assert all(is_cut == is_told for is_cut, is_told in regions)
+    are_told = """() => {
+        const regions = [...document.querySelectorAll(".scroll")].map((node) => [
+            node.scrollWidth > node.clientWidth + 2,
+            node.previousElementSibling?.matches(".sideways:not([hidden])") ?? false]);
+        return regions.some(([isCut]) => isCut) && regions.every(([isCut, isTold]) => isCut === isTold); }"""
+    opened.wait_for_function(are_told)
 
 
 def test_text_of_charts_is_legible_on_a_phone(opened):

@@ -47,7 +47,10 @@ def test_drawings_of_parts_fit_a_phone_and_enlarge(open_on):
     rights = tab.eval_on_selector_all(".drawings img", "(all) => all.map((one) => one.getBoundingClientRect().right)")
     assert rights
     assert max(rights) <= PHONE["width"]
+    is_loaded = """() => { const one = document.querySelector("#lightbox img");
+        return one !== null && one.complete && one.naturalWidth > 0; }"""
     tab.click(".drawings button >> nth=0")
+    tab.wait_for_function(is_loaded)
     natural, shown = tab.eval_on_selector("#lightbox img", "(one) => [one.naturalWidth, one.width]")
     assert shown == natural
     tab.wait_for_selector("#lightbox .sideways")
@@ -55,6 +58,7 @@ def test_drawings_of_parts_fit_a_phone_and_enlarge(open_on):
     tab = open_on(DESKTOP)
     tab.click(".drawings button >> nth=1")
     small = tab.eval_on_selector(".drawings img >> nth=1", "(one) => one.width")
+    tab.wait_for_function(is_loaded)
     assert tab.eval_on_selector("#lightbox .drawn img", "(one) => one.width") > 1.5 * small
 
 

@@ -1,10 +1,10 @@
 """Progress: a bar on a terminal or below a notebook's cell; elsewhere, commands print a line now and then."""
 
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from time import monotonic
 from typing import Any, Protocol
 
 from lookalike._core.display import in_notebook
@@ -95,8 +95,8 @@ def _notebook_bar(description: str, total: int | None) -> Iterator[Advance]:
     def advance(steps: int = 1) -> None:
         nonlocal done, shown
         done += steps
-        if time.monotonic() - shown > 1 / _UPDATES_PER_SECOND:
-            shown = time.monotonic()
+        if monotonic() - shown > 1 / _UPDATES_PER_SECOND:
+            shown = monotonic()
             handle.update(bar())
 
     try:
@@ -118,13 +118,13 @@ class _LineByLine:
 
     def __init__(self, description: str, total: int | None) -> None:
         self.description, self.total, self.done = description, total, 0
-        self.started = time.monotonic()
+        self.started = monotonic()
         self.next_line = self.started + _FIRST_LINE
         self.first: tuple[int, float] | None = None  # steps that were done when the first ones were, and the time
 
     def __call__(self, steps: int = 1) -> None:
         self.done += steps
-        now = time.monotonic()
+        now = monotonic()
         if self.first is None and self.done:
             self.first = self.done, now
         if now < self.next_line or not self.done:
