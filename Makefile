@@ -1,11 +1,12 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 PIP_OPTIONS := --quiet --disable-pip-version-check
 CLUSTER := tests/conversion/test_distributed.py
 SIDE_BY_SIDE := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --ignore=$(CLUSTER)
 
-.PHONY: demo test test-cluster test-slow lint docs report-picture clean
+.PHONY: demo test test-cluster test-slow test-lowest lint docs report-picture clean
 
 # Tests import little of all that is installed: each module is compiled when it is first imported, and then kept.
 test test-cluster test-slow: export PYTHONDONTWRITEBYTECODE =
@@ -49,6 +50,13 @@ test-slow: $(VENV)/.test
 test-cluster: $(VENV)/.test
 	$(BIN)/python -m pytest $(CLUSTER) -m "not slow"
 
+# The tests with the oldest versions that pyproject.toml admits, in an environment of their own.
+test-lowest:
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python tools/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install $(PIP_OPTIONS) -c $(LOWEST)/constraints.txt -e ".[test]"
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -n 2 --dist worksteal --ignore=$(CLUSTER) -m "not slow"
+
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -64,4 +72,4 @@ report-picture: $(VENV)/.test demo
 	$(BIN)/python tools/report_picture.py demo-output/report.html
 
 clean:
-	rm -rf $(VENV) node_modules site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(LOWEST) node_modules site demo-output .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -26,7 +26,9 @@ def test_the_embedded_minimum(glyphs):
         assert part.images.shape[1:] == (32, 32)
         assert len(set(np.bincount(part.labels))) == 1
         assert part.images.reshape(len(part), -1).max(1).min() > 100  # something is drawn on each
-    assert len(glyphs.train) + len(glyphs.test) == 22 * 10 * 2
+    n_fonts = int(glyphs.notes[0].split(" fonts of ")[0].split()[-1])  # as many as this version of matplotlib brings
+    assert n_fonts > 20
+    assert len(glyphs.train) + len(glyphs.test) == n_fonts * 10 * 2
     assert "fonts of 10 families" in glyphs.notes[0]
 
 
@@ -71,14 +73,15 @@ def test_copies_differ(glyphs):
 
 
 def test_an_own_folder_and_what_is_no_font(tmp_path, monkeypatch):
-    for name in ("DejaVuSans.ttf", "DejaVuSerif.ttf", "STIXSizOneSymReg.ttf", "LastResortHE-Regular.ttf"):
+    symbols = [name for name in ("STIXSizOneSymReg.ttf", "LastResortHE-Regular.ttf") if (FONTS / name).exists()]
+    for name in ("DejaVuSans.ttf", "DejaVuSerif.ttf", *symbols):
         shutil.copy(FONTS / name, tmp_path)
     (tmp_path / "broken.otf").write_bytes(b"no font")
     monkeypatch.setenv("LOOKALIKE_FONTS", str(tmp_path))
     bundle = load_data("glyphs")
     assert len(bundle.train) == len(bundle.test)
     assert "2 fonts of 2 families" in bundle.notes[0]
-    assert "3 files left out, which have no such letters" in bundle.notes[0]
+    assert f"{1 + len(symbols)} files left out, which have no such letters" in bundle.notes[0]
 
 
 def test_mistakes_are_told(tmp_path):

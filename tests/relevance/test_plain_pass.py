@@ -70,6 +70,7 @@ def test_what_changes_a_result_afterwards_does_not_change_what_is_taken():
         torch.testing.assert_close(nn.functional.linear(x[:1], weight), first)
 
 
+@pytest.mark.skipif(torch.__version__ < (2, 14), reason="older versions of torch (seen with 2.11) copy such an input")
 def test_the_first_image_is_found_where_positions_come_first():
     x, weight = torch.randn(5, 2, 3), torch.randn(4, 3)
     with torch.no_grad(), filed(x, torch.zeros(5, 2, 4), Linear(), weight):
