@@ -1,5 +1,7 @@
 """Several threads share one network and one model: each answer is the one that a single thread gets."""
 
+import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Event
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from lookalike import convert, embed, evaluate, explain
+from lookalike._core import untouched
 from lookalike._core.network_state import state_of
 from lookalike._core.untouched import keeps_random_states, with_forward_hooks, with_forward_pre_hook
 from lookalike.metrics.sanity import deep_copy
@@ -103,6 +106,27 @@ def test_a_copy_has_the_networks_own_hooks_and_no_others(net, blobs):
     copied = with_forward_hooks({net[0]: lambda *_: seen.append("ours")}, lambda: deep_copy(net))
     copied(blobs[0])
     assert seen == ["own"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_does_not_wait_for_a_lock_of_its_parents_other_thread(net):
+    held, go_on = Event(), Event()
+
+    def hold():
+        with untouched._LOCK:
+            held.set()
+            go_on.wait()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(hold)
+        held.wait()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(60)  # ends a child that waits
+            with_forward_hooks({net[0]: lambda *_: None}, lambda: None)
+            os._exit(0)
+        go_on.set()
+    assert os.waitpid(pid, 0)[1] == 0
 
 
 def test_random_states_survive_calls_that_overlap():

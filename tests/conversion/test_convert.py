@@ -112,6 +112,7 @@ def test_an_embedding_network_without_a_head(blobs):
         (["ant", "Ant", "bee"], "'ant' and 'Ant'"),
         (["ant", "bee", "ant "], "'ant' and 'ant '"),
         (["red  ant", "red ant", "RED ANT"], "'red  ant' and 'red ant' and 'RED ANT'"),
+        (["1", "1 ", "2"], "'1' and '1 '"),
         (["a", "A", "b"], None),
         (["ant", "ants", "bee"], None),
     ],

@@ -290,6 +290,18 @@ def filled(x):
     return x
 
 
+def filled_sideways(x):
+    x = x.clone()
+    x.mT[..., :2] = 0.5
+    return x
+
+
+def doubled_sideways(x):
+    x = F.pad(x[..., :5], (0, 3))
+    x.mT.mul_(2)
+    return x
+
+
 NOT_ALL_PIXELS = {
     "coordinates": with_coordinates,
     "coordinates, then padding": lambda x: F.pad(with_coordinates(x), (2, 2, 2, 2)),
@@ -307,6 +319,24 @@ NOT_ALL_PIXELS = {
     "where": lambda x: torch.where(CIRCLE > 0, x, torch.tensor(0.5, dtype=x.dtype)),
     "masked_fill": lambda x: x.masked_fill(CIRCLE == 0, 0.5),
     "filled": filled,
+    "where, a number": lambda x: torch.where(CIRCLE > 0, x, 0.5),
+    "where of an image": lambda x: x.where(CIRCLE > 0, 0.5),
+    "where, an integer": lambda x: torch.where(CIRCLE > 0, x, torch.tensor(1)),
+    "masked_fill, an integer": lambda x: x.masked_fill(CIRCLE == 0, torch.tensor(1)),
+    "a circle of conditions": lambda x: x * (CIRCLE > 0),
+    "a circle of integers": lambda x: x * CIRCLE.long(),
+    "a circle of copies": lambda x: x[:, :1] * CIRCLE.expand(3, 8, 8),
+    "a circle blended in": lambda x: torch.lerp(x, torch.full_like(x, 0.3), 1 - CIRCLE.expand_as(x)),
+    "integer coordinates": lambda x: torch.cat([x, torch.arange(1, 9).expand(len(x), 1, 8, 8)], 1),
+    "white by NumPy's number": lambda x: F.pad(x, (2, 2, 2, 2), value=np.float32(0.5)),
+    "filled sideways": filled_sideways,
+    "doubled sideways": doubled_sideways,
+    "sampled beyond the image": lambda x: F.grid_sample(x, 1.4 * identity_grid(x).to(x), align_corners=False),
+    "largest of a padded image": lambda x: F.max_pool2d(F.pad(x, (2, 2, 2, 2)), 2),
+    "with its largest colour": lambda x: torch.cat([F.pad(x, (2,) * 4).amax(1, keepdim=True), F.pad(x, (2,) * 4)], 1),
+    "means of rows and columns": lambda x: x.mean(2, keepdim=True) + x.mean(3, keepdim=True),
+    "grey less means, padded": lambda x: F.pad(x, (2, 2, 2, 2)).mean(1, keepdim=True) - MEANS.double(),
+    "a mixture without a row": lambda x: torch.einsum("oc,nchw->nohw", MATRIX * torch.tensor([[1], [0], [1]]), x),
     "patches with padding": lambda x: F.fold(F.unfold(x, 3, padding=1, stride=2), (9, 9), 3, stride=2),
     "rows of patches": lambda x: F.unfold(x, 3, padding=1, stride=3).unflatten(1, (3, 9)),
 }
@@ -326,8 +356,39 @@ def test_what_is_no_pixel_takes_no_relevance_before_the_first_layer(kind, layer)
     network = nn.Sequential(Function(before), *layers).double().eval()
     found = lrp(network, X, 1)
     torch.testing.assert_close(found.maps.sum((1, 2, 3)), network(X)[:, 1].detach(), rtol=1e-4, atol=1e-6)
-    if "circle" in kind or kind in ("where", "masked_fill"):
+    if "circle" in kind or "where" in kind or "masked_fill" in kind:
         assert not found.maps[..., CIRCLE == 0].any()
+
+
+SCALE = torch.tensor([2.0, 3.0, 4.0], dtype=torch.float64)[:, None, None]
+REREAD = {
+    "a scale, in one row": lambda x: (x * SCALE).view(len(x), -1),
+    "a scale by a whole image": lambda x: (x * (SCALE + CIRCLE)).view(len(x), -1),
+    "memory read with other strides": lambda x: (x * (1 + CIRCLE)).as_strided((len(x), 192), (192, 1)),
+    "a part of a padding": lambda x: F.pad(x, (2, 2, 2, 2))[:, :, 2:-2, 2:-2].reshape(len(x), -1),
+    "another type": lambda x: (F.pad(x.float(), (2, 2, 2, 2)) - MEANS.double())[:, :, 2:-2, 2:-2].reshape(len(x), -1),
+}
+
+
+@pytest.mark.parametrize("composite", ["epsilon-plus-flat", "epsilon", "gamma"])
+@pytest.mark.parametrize("kind", REREAD)
+def test_masks_of_pixels_go_through_what_their_tensors_go_through(kind, composite):
+    torch.manual_seed(0)
+    layers = nn.Linear(192, 6, bias=False), nn.ReLU(), nn.Linear(6, 4, bias=False)
+    network = nn.Sequential(Function(REREAD[kind]), *layers).double().eval()
+    maps = lrp(network, X, 1, composite).maps
+    torch.testing.assert_close(maps.sum((1, 2, 3)), network(X)[:, 1].detach(), rtol=1e-4, atol=1e-6)
+
+
+def test_chance_before_the_first_layer_is_drawn_once():
+    """What draws again, to know which values are pixels, would have the network draw others afterwards."""
+
+    def seeded(x):
+        torch.manual_seed(3)
+        return F.dropout(torch.cat([x, x.new_ones(x.shape)], 1), 0.5, True)[:, :3] + torch.rand(1, dtype=x.dtype)
+
+    layers = nn.Flatten(), nn.Linear(192, 4, bias=False)
+    assert lrp(nn.Sequential(Function(seeded), *layers).double().eval(), X[:1], 1).maps.isfinite().all()
 
 
 def test_a_linear_first_layer_spreads_over_the_pixels_alone():

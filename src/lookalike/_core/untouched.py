@@ -118,6 +118,15 @@ class _ModuleUsers:
 
 
 _LOCK = threading.RLock()  # reentrant: a signal's handler may call a model while this thread holds the lock
+
+
+def _forget_other_threads() -> None:
+    """Gives a forked child a lock of its own: another thread of its parent may hold the one that it got."""
+    global _LOCK
+    _LOCK = threading.RLock()
+
+
+os.register_at_fork(after_in_child=_forget_other_threads)
 # by id, as modules may define equality; the entry holds its module, so that no other object can get the same id
 _USERS_BY_ID: dict[int, _ModuleUsers] = {}
 

@@ -220,11 +220,11 @@ def checked_class_names(names: list[str] | None, store: EmbeddingStore) -> list[
 
 
 def warn_of_spellings(class_names: Sequence[str]) -> None:
-    """Warns of class names that differ only in capitals and spaces; names of one letter may."""
+    """Warns of class names that differ only in capitals and spaces; those of single letters may in capitals."""
     spellings: dict[str, list[str]] = {}
     for name in class_names:
-        if len(name.strip()) > 1:
-            spellings.setdefault(" ".join(name.split()).casefold(), []).append(name)
+        spelling = " ".join(name.split())
+        spellings.setdefault(spelling.lower() if len(spelling) > 1 else spelling, []).append(name)
     alike = [" and ".join(map(repr, names)) for names in spellings.values() if len(names) > 1]
     if alike:
         warn_of(

@@ -1,7 +1,6 @@
 """The network up to its embedding, as a plain graph of operations, for any batch size."""
 
 import contextlib
-import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from lookalike._core.errors import LookalikeError, first_line
-from lookalike._core.untouched import in_eval_mode, with_log_level
+from lookalike._core.untouched import copy_of, in_eval_mode, with_log_level
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 from lookalike.encoder.head import get_head
 from lookalike.encoder.map_layers import is_average, varied
@@ -26,7 +25,7 @@ class _Trunk(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.network = copy.deepcopy(encoder.model).eval()
+        self.network = copy_of(encoder.model).eval()
         # the encoder averages the head's input over positions; it is asked, so that there is one rule
         self.pool = encoder._pool
         self.output_key = encoder.output_key
@@ -99,7 +98,7 @@ class _Maps(nn.Module):
 
     def __init__(self, encoder: PatchEncoder) -> None:
         super().__init__()
-        self.encoder = copy.deepcopy(encoder).eval()
+        self.encoder = copy_of(encoder).eval()
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self.encoder.maps(inputs)

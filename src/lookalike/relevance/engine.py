@@ -44,6 +44,7 @@ from lookalike.relevance.names import (
     LEAVES_AS_ARRAY,
     LEAVES_AS_VALUE,
     POOL,
+    POOLS,
     STRUCTURAL,
     VALUES_OF_FIRST,
     TorchFunction,
@@ -101,7 +102,7 @@ class Engine(OwnPrecision):
         self.session = Session()
         self.operation = ""
         self.calls: TensorMap[tuple[Kind, Call]] = TensorMap()
-        self.pixels = PixelDomain(inputs)
+        self.pixels = PixelDomain(inputs, has_masks=composite.first is not None)
         self.dependence = Dependence(self.pixels.mark_view)
         self.uses = RuleUses(len(inputs[0]) if inputs and inputs[0].ndim else 1)
         self.twins = Twins(self.dependence, self.uses, names, watch)
@@ -304,7 +305,7 @@ class Engine(OwnPrecision):
         if not outputs:
             return result
         if starts_in_pixels and self.pixels.include(*tensors_in_call(args, kwargs)):  # else they left the domain above
-            if rule == "structural":
+            if rule == "structural" or name in POOLS:
                 self.pixels.mark_moved(func, name, args, kwargs, outputs)
             else:
                 for tensor in outputs:

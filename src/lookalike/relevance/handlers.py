@@ -273,7 +273,7 @@ def _sum(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
         output = func(*args, **kwargs)
     full_size = [operand for operand in operands if operand.shape == output.shape]
     # a grey image less the means of three colours is repeated, as by expand
-    full_size = full_size or [operand.expand(output.shape) for operand in operands]
+    full_size = full_size or [engine.apply(Tensor.expand, "expand", (one, output.shape)) for one in operands]
     if len(full_size) == 1:  # other operands, such as an image's mean, are held constant
         out = engine.pixels.pass_through(full_size[0], output)
     elif engine.composite.first is not None:
@@ -338,10 +338,12 @@ def _product_of_pixels(engine: "Engine", func: Any, name: str, args: Any, kwargs
         operands, func, args, kwargs = [args[0]], torch.div, (args[0], args[1].detach()), {}
     if len(operands) == 1 and operands[0].shape == output.shape and name in ("mul", "div"):
         source = operands[0]
-        if name == "mul" and factors and factors[0].is_floating_point():  # pixels hidden by a mask get no relevance
-            visible, mask = (factors[0] != 0).to(output.dtype), engine.pixels.mask_of(source)
-            visible = visible.expand_as(output) if mask is None else visible * mask
-            out = engine.pixels.mark(with_factor(source, output, visible), visible)
+        if name == "mul" and factors:  # pixels hidden by a mask get no relevance
+            visible, mask = (factors[0] != 0).to(output), engine.pixels.mask_of(source)
+            if any(size > 1 for size in visible.shape[-2:]):  # one number per channel is a scale and hides nothing
+                visible = visible.expand_as(output) if mask is None else visible * mask
+                mask = visible
+            out = engine.pixels.mark(with_factor(source, output, visible), mask)
         else:
             out = engine.pixels.pass_through(source, output)
         engine.uses.add(name, "pass", out)

@@ -30,6 +30,18 @@ _BY_GRADIENT = {
 }
 # Functions that run the linear operations whose results the plain pass takes from the engine's.
 POOL = "max_pool2d"  # takes as long as a convolution; its result is taken likewise
+POOLS = frozenset(  # of a largest value; where one of those is a pixel, the result counts as one
+    [
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "adaptive_max_pool1d",
+        "adaptive_max_pool2d",
+        "adaptive_max_pool3d",
+        "amax",
+        "maximum",
+    ]
+)
 LINEAR = frozenset(
     [
         "conv1d",

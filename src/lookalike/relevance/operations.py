@@ -101,18 +101,24 @@ class Convolution:
         if self.transposed or self.groups > 1:
             unit_weight = torch.ones_like(weight)
             counts = self.apply(torch.ones_like(like[:1]) if mask is None else mask, unit_weight, None)
-            spread = self.adjoint(r / stabilised(counts), unit_weight, like)
+            spread = self.adjoint(_shared(r, counts, mask), unit_weight, like)
             return spread if mask is None else spread * mask
         # all channels have the same receptive fields: count in one, sum the outputs, and spread once for all inputs
         unit_weight = torch.ones_like(weight[:1, :1])
         inputs = like.new_full((1, 1, *like.shape[2:]), weight.shape[1]) if mask is None else mask.sum(1, keepdim=True)
-        summed = r.sum(1, keepdim=True) / stabilised(self.apply(inputs, unit_weight, None))
+        summed = _shared(r.sum(1, keepdim=True), self.apply(inputs, unit_weight, None), mask)
         spread = self.adjoint(summed, unit_weight, like[:, :1]).expand_as(like)
         return spread if mask is None else spread * mask
 
     def scaled(self, weight: Tensor, scale: Tensor) -> Tensor:
         """Returns the weights with each output channel scaled."""
         return weight * scale.view(-1, *[1] * (weight.ndim - 1))
+
+
+def _shared(r: Tensor, counts: Tensor, mask: Tensor | None) -> Tensor:
+    """Returns relevance divided by the number of inputs that count, and 0 where none does."""
+    share = r / stabilised(counts)
+    return share if mask is None else torch.where(counts > 0.5, share, 0)
 
 
 @dataclass(frozen=True)

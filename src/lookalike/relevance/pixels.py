@@ -14,7 +14,7 @@ the mean of channels) spread it evenly. The first layer turns g into R by its ru
 
 Not all values in the domain are pixels: a network may pad its images, or join a channel of coordinates to them. What is
 spread evenly must be spread over pixels alone, or the share of the others is lost. So tensors in which there are others
-have a *mask*, 1 where a pixel is; it is made by the operation that brought the others in, run on masks.
+have a mask (``pixel_masks``).
 """
 
 from typing import Any
@@ -22,15 +22,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lookalike.relevance.dependence import map_tensors, tensors_in, tensors_in_call
+from lookalike.relevance.dependence import map_tensors
 from lookalike.relevance.functions import end_pixel_domain, pass_through, spread_evenly
-from lookalike.relevance.names import raw_name
+from lookalike.relevance.names import name_of
+from lookalike.relevance.pixel_masks import in_form_of, in_memory_of, masks_of_moved
 from lookalike.relevance.weak import TensorMap
 
-# which argument fills places with a number; -1: none, they are filled with zeros
-_FILLED = {"pad": 3, "constant_pad_nd": 2, "masked_fill": 2, "index_fill": 3, "scatter": 3, "setitem": 2, "fill": 1}
-_FILLED |= dict.fromkeys(("zero", "unfold", "im2col", "tril", "triu", "diag_embed", "block_diag"), -1)
 _KEPT = {"grid_sample": 1, "grid_sampler": 1, "grid_sampler_2d": 1, "grid_sampler_3d": 1, "lerp": 2}  # which argument
+# linear operations of which a result may have no pixel in it
+_MAY_MISS_PIXELS = frozenset((*_KEPT, "fold", "col2im", "einsum", "matmul", "tensordot", "mul"))
 
 
 class PixelDomain:
@@ -38,10 +38,12 @@ class PixelDomain:
 
     Args:
         inputs: The network's inputs.
+        has_masks: Whether to find which values are pixels; only rules that spread relevance evenly need it.
     """
 
-    def __init__(self, inputs: list[Tensor]) -> None:
+    def __init__(self, inputs: list[Tensor], *, has_masks: bool = True) -> None:
         self._masks: TensorMap[Tensor | None] = TensorMap()  # None: all are pixels
+        self._has_masks = has_masks
         for tensor in inputs:
             self.mark(tensor)
 
@@ -59,7 +61,7 @@ class PixelDomain:
             tensor: The tensor.
             mask: 1 where it has a pixel and 0 elsewhere, of its shape; None if all its values are pixels.
         """
-        self._masks[tensor] = mask
+        self._masks[tensor] = None if mask is None or not self._has_masks else in_form_of(tensor, mask)
         return tensor
 
     def mask_of(self, tensor: Tensor) -> Tensor | None:
@@ -67,26 +69,16 @@ class PixelDomain:
         return self._masks.get(tensor)
 
     def mark_moved(self, func: Any, name: str, args: Any, kwargs: Any, outputs: list[Tensor]) -> None:
-        """Adds the results of an operation that moves values; what it does not take from pixels is none."""
-        given = tensors_in_call(args, kwargs)
-        others = [tensor for tensor in given if tensor not in self._masks and tensor.is_floating_point()]
-        masks: list[Tensor] | list[None] = [None] * len(outputs)
-        if others or name in _FILLED or any(self.mask_of(tensor) is not None for tensor in given):
-            with torch.no_grad():
-                args, kwargs = map_tensors(self._mask_for, _without_fill(name, args, kwargs))
-                moved = [mask for mask in tensors_in(func(*args, **kwargs)) if mask.is_floating_point()]
-            if [mask.shape for mask in moved] == [output.shape for output in outputs]:
-                masks = [(mask != 0).to(mask.dtype) for mask in moved]
+        """Adds the results of an operation that moves or selects values; what it takes from elsewhere is no pixel."""
+        masks: list[Tensor | None] = [None] * len(outputs)
+        if self._has_masks:
+            masks = masks_of_moved(func, name, args, kwargs, outputs, self._mask_or_zeros)
         for tensor, mask in zip(outputs, masks, strict=True):
             self.mark(tensor, mask)
 
-    def _mask_for(self, tensor: Tensor) -> Tensor:
-        if not tensor.is_floating_point():
-            return tensor  # indices, and masks of the network's own
-        if tensor not in self._masks:
-            return torch.zeros_like(tensor)
-        mask = self.mask_of(tensor)
-        return torch.ones_like(tensor) if mask is None else mask
+    def _mask_or_zeros(self, tensor: Tensor) -> Tensor | None:
+        """Returns a tensor's mask; None if all of its values are pixels."""
+        return self.mask_of(tensor) if tensor in self._masks else torch.zeros_like(tensor)
 
     def leave(self, tensor: Tensor) -> Tensor:
         """Ends the pixel domain at a tensor: behind it, R = a ⊙ g. Other tensors stay as they are."""
@@ -98,9 +90,8 @@ class PixelDomain:
             return view
         mask = self.mask_of(memory)
         if mask is not None:
-            in_place = torch.empty_strided(memory.shape, memory.stride(), dtype=mask.dtype, device=mask.device)
             offset = view.storage_offset() - memory.storage_offset()
-            mask = in_place.copy_(mask).as_strided(view.shape, view.stride(), offset)
+            mask = in_memory_of(memory, mask).as_strided(view.shape, view.stride(), offset)
         return self.mark(view, mask)
 
     def mark_overwritten(self, memory: Tensor, before: Tensor, result: Tensor) -> None:
@@ -111,20 +102,21 @@ class PixelDomain:
             before: The tensor that was changed, as it was: the memory, or a view of a part of it.
             result: Its new values.
         """
-        if result not in self._masks:
+        if result not in self._masks or memory is result:
             return
         owner = before if before._base is None else before._base
-        if memory.shape == result.shape or (self._are_all_pixels(owner) and self._are_all_pixels(result)):
-            self.mark(memory, self.mask_of(result))
+        is_partly = [self._mask_or_zeros(tensor) is not None for tensor in (owner, result)]
+        if not self._has_masks or not any(is_partly):
+            self.mark(memory)
             return
-        mask = torch.empty_strided(memory.shape, memory.stride(), dtype=memory.dtype, device=memory.device)
-        mask.copy_(self._mask_for(owner))
+        mask = in_memory_of(memory, self._ones_or_mask(owner))
         offset = before.storage_offset() - owner.storage_offset()
-        mask.as_strided(before.shape, before.stride(), offset).copy_(self._mask_for(result))
+        mask.as_strided(before.shape, before.stride(), offset).copy_(self._ones_or_mask(result))
         self.mark(memory, mask)
 
-    def _are_all_pixels(self, tensor: Tensor) -> bool:
-        return tensor in self._masks and self.mask_of(tensor) is None
+    def _ones_or_mask(self, tensor: Tensor) -> Tensor:
+        mask = self._mask_or_zeros(tensor)
+        return torch.ones_like(tensor) if mask is None else mask
 
     def pass_through(self, source: Tensor, values: Tensor) -> Tensor:
         """Returns the results of an operation on each pixel by itself, which passes relevance on."""
@@ -142,7 +134,7 @@ class PixelDomain:
         """
         index_of_source = {id(source): index for index, source in enumerate(sources)}
         # places in an image and weights of a mean stay: 1 for each that is not zero would be another operation
-        name = raw_name(func).strip("_")
+        name = name_of(func)
         kept = args[_KEPT[name]] if name in _KEPT and len(args) > _KEPT[name] else None
 
         def run(*replaced: Tensor) -> Tensor:
@@ -158,9 +150,9 @@ class PixelDomain:
             result: Tensor = func(*filled_args, **filled_kwargs)
             return result
 
-        masks = [self._mask_for(source) for source in sources]
+        masks = [self._ones_or_mask(source) for source in sources]
         mask = None
-        if any(self.mask_of(source) is not None for source in sources):
+        if name in _MAY_MISS_PIXELS or any(self.mask_of(source) is not None for source in sources):
             with torch.no_grad():
                 mask = (run(*masks) != 0).to(values.dtype)
         return self.mark(spread_evenly(values, run, sources, masks), mask)
@@ -169,11 +161,3 @@ class PixelDomain:
 def _nonzero(tensor: Tensor) -> Tensor:
     """Returns 1 for each coefficient that is not zero, and 0 for the others: which pixels a sum has, not how much."""
     return (tensor != 0).to(tensor.dtype) if tensor.is_floating_point() else tensor
-
-
-def _without_fill(name: str, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Returns the arguments of an operation that fills places with a number, with 0 as that number."""
-    position = _FILLED.get(name)
-    kwargs = {key: 0 if key == "value" and isinstance(value, int | float) else value for key, value in kwargs.items()}
-    filled = (0 if i == position and isinstance(value, int | float) else value for i, value in enumerate(args))
-    return tuple(filled), kwargs
