@@ -9,6 +9,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lookalike._core.errors import LookalikeError
+
 # Pillow's filters by the names that torch and torchvision use.
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -20,6 +22,7 @@ FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 FITS = ("stretch", "cover", "contain")
+_FIRST_WITH_LANCZOS = "2.12"  # torch, which compares versions by their numbers
 _MAX_PIXELS_BETWEEN_PASSES = 1 << 24  # resizing works along one axis, then the other; see `resize_tensor`
 CONVENTIONS = ("torchvision", "transformers", "transformers-pillow", "transformers-float")
 
@@ -119,6 +122,8 @@ def _interpolate(image: Tensor, size: tuple[int, int], interpolation: str) -> Te
     """Resizes images of bytes or floating-point numbers with torch; rounds as torchvision does."""
     if image.shape[-2:] == size:
         return image
+    if interpolation == "lanczos" and torch.__version__ < _FIRST_WITH_LANCZOS:
+        raise LookalikeError(f"resizing tensors by lanczos needs torch 2.12 or newer; this is {torch.__version__}")
     # Images are decoded as [H, W, C]. With the axis of the batch before H, torch sees that the channels lie together.
     batch = image if image.ndim == 4 else image.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
     in_bytes = image.dtype == torch.uint8
