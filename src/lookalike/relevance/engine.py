@@ -41,10 +41,10 @@ from lookalike.relevance.handlers import CONSTANT_FACTORS, HANDLERS
 from lookalike.relevance.names import (
     ELEMENTWISE,
     GRADIENT,
+    LARGEST,
     LEAVES_AS_ARRAY,
     LEAVES_AS_VALUE,
     POOL,
-    POOLS,
     STRUCTURAL,
     VALUES_OF_FIRST,
     TorchFunction,
@@ -305,7 +305,7 @@ class Engine(OwnPrecision):
         if not outputs:
             return result
         if starts_in_pixels and self.pixels.include(*tensors_in_call(args, kwargs)):  # else they left the domain above
-            if rule == "structural" or name in POOLS:
+            if rule == "structural" or name in LARGEST:
                 self.pixels.mark_moved(func, name, args, kwargs, outputs)
             else:
                 for tensor in outputs:

@@ -30,7 +30,7 @@ _BY_GRADIENT = {
 }
 # Functions that run the linear operations whose results the plain pass takes from the engine's.
 POOL = "max_pool2d"  # takes as long as a convolution; its result is taken likewise
-POOLS = frozenset(  # of a largest value; where one of those is a pixel, the result counts as one
+LARGEST = frozenset(  # operations that select a largest value, which counts as a pixel if one of its candidates is
     [
         "max_pool1d",
         "max_pool2d",

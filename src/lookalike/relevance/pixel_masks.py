@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lookalike.relevance.dependence import map_tensors, tensors_in, tensors_in_call
 
-MaskOf = Callable[[Tensor], Tensor | None]
+MaskOf = Callable[[Tensor], Tensor]
 
 # Which arguments of an operation join values to the pixels; numbers there, and tensors of whatever type, are none.
 _VALUES = {
@@ -28,7 +28,13 @@ _BY_MEMORY = frozenset(("as_strided", "as_strided_scatter"))  # a mask does not 
 
 
 def masks_of_moved(
-    func: Any, name: str, args: Any, kwargs: Any, outputs: list[Tensor], mask_of: MaskOf
+    func: Any,
+    name: str,
+    args: Any,
+    kwargs: Any,
+    outputs: list[Tensor],
+    has_others: Callable[[Tensor], bool],
+    mask_of: MaskOf,
 ) -> list[Tensor | None]:
     """Returns the masks of what an operation makes by moving or selecting values; None where all are pixels.
 
@@ -38,13 +44,14 @@ def masks_of_moved(
         args: Its arguments.
         kwargs: Its keyword arguments.
         outputs: Its results.
-        mask_of: Returns a tensor's mask, zeros if it has no pixels, and None if all of its values are.
+        has_others: Says whether a tensor has values that are no pixels.
+        mask_of: Returns a tensor's mask: ones if all of its values are pixels, zeros if none is.
     """
     given = tensors_in_call(args, kwargs)
     if "dropout" in name:  # drawn again, it would be another one
-        return [mask_of(given[0])] * len(outputs)
+        return [mask_of(given[0]) if has_others(given[0]) else None] * len(outputs)
     brings_others = name in _VALUES or name in _WITH_ZEROS
-    if name in _BY_MEMORY or not (brings_others or any(_has_values(t) and mask_of(t) is not None for t in given)):
+    if name in _BY_MEMORY or not (brings_others or any(_has_values(t) and has_others(t) for t in given)):
         return [None] * len(outputs)
     try:
         with torch.no_grad():
@@ -79,10 +86,7 @@ def _on_masks(name: str, args: Any, kwargs: Any, mask_of: MaskOf) -> tuple[Any, 
     """Returns the arguments with masks in place of values."""
 
     def mask_for(tensor: Tensor) -> Tensor:
-        if not _has_values(tensor):
-            return tensor
-        mask = mask_of(tensor)
-        return torch.ones_like(tensor) if mask is None else mask
+        return mask_of(tensor) if _has_values(tensor) else tensor
 
     def joined(value: Any) -> Any:
         if isinstance(value, Number):

@@ -72,13 +72,22 @@ class PixelDomain:
         """Adds the results of an operation that moves or selects values; what it takes from elsewhere is no pixel."""
         masks: list[Tensor | None] = [None] * len(outputs)
         if self._has_masks:
-            masks = masks_of_moved(func, name, args, kwargs, outputs, self._mask_or_zeros)
+            masks = masks_of_moved(
+                func, name, args, kwargs, outputs, has_others=self._has_others, mask_of=self._full_mask
+            )
         for tensor, mask in zip(outputs, masks, strict=True):
             self.mark(tensor, mask)
 
-    def _mask_or_zeros(self, tensor: Tensor) -> Tensor | None:
-        """Returns a tensor's mask; None if all of its values are pixels."""
-        return self.mask_of(tensor) if tensor in self._masks else torch.zeros_like(tensor)
+    def _has_others(self, tensor: Tensor) -> bool:
+        """Says whether a tensor has values that are no pixels."""
+        return tensor not in self._masks or self.mask_of(tensor) is not None
+
+    def _full_mask(self, tensor: Tensor) -> Tensor:
+        """Returns a tensor's mask: ones if all of its values are pixels, zeros if none is."""
+        if tensor not in self._masks:
+            return torch.zeros_like(tensor)
+        mask = self.mask_of(tensor)
+        return torch.ones_like(tensor) if mask is None else mask
 
     def leave(self, tensor: Tensor) -> Tensor:
         """Ends the pixel domain at a tensor: behind it, R = a ⊙ g. Other tensors stay as they are."""
@@ -105,18 +114,13 @@ class PixelDomain:
         if result not in self._masks or memory is result:
             return
         owner = before if before._base is None else before._base
-        is_partly = [self._mask_or_zeros(tensor) is not None for tensor in (owner, result)]
-        if not self._has_masks or not any(is_partly):
+        if not self._has_masks or not (self._has_others(owner) or self._has_others(result)):
             self.mark(memory)
             return
-        mask = in_memory_of(memory, self._ones_or_mask(owner))
+        mask = in_memory_of(memory, self._full_mask(owner))
         offset = before.storage_offset() - owner.storage_offset()
-        mask.as_strided(before.shape, before.stride(), offset).copy_(self._ones_or_mask(result))
+        mask.as_strided(before.shape, before.stride(), offset).copy_(self._full_mask(result))
         self.mark(memory, mask)
-
-    def _ones_or_mask(self, tensor: Tensor) -> Tensor:
-        mask = self._mask_or_zeros(tensor)
-        return torch.ones_like(tensor) if mask is None else mask
 
     def pass_through(self, source: Tensor, values: Tensor) -> Tensor:
         """Returns the results of an operation on each pixel by itself, which passes relevance on."""
@@ -150,7 +154,7 @@ class PixelDomain:
             result: Tensor = func(*filled_args, **filled_kwargs)
             return result
 
-        masks = [self._ones_or_mask(source) for source in sources]
+        masks = [self._full_mask(source) for source in sources]
         mask = None
         if name in _MAY_MISS_PIXELS or any(self.mask_of(source) is not None for source in sources):
             with torch.no_grad():
