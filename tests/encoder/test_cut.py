@@ -9,6 +9,7 @@ from lookalike.encoder import Encoder
 from lookalike.encoder.calls import call
 from lookalike.encoder.head import find_head, named_outputs
 from tests.architectures import ARCHITECTURES, DictOutput, TupleOutput, TwoInputs, make, plain_cnn
+from tests.versions import compiled
 
 
 def own_output(encoder, model, x):
@@ -321,7 +322,7 @@ def test_a_one_dimensional_convolution_head_is_averaged_over_positions():
 def test_wrappers_of_training_are_taken_off_and_scripts_refused():
     x = torch.randn(2, 3, 16, 16)
     net = plain_cnn()
-    for wrapped in (nn.DataParallel(net), torch.compile(net)):
+    for wrapped in (nn.DataParallel(net), compiled(net)):
         encoder = Encoder(wrapped, x)
         assert encoder.model is net
         assert encoder.head_name == "7"

@@ -15,6 +15,7 @@ from lookalike._core.errors import LookalikeWarning
 from lookalike.data import ImageArray
 from lookalike.data.foreign import probes
 from lookalike.encoder import load_classifier, rebuild
+from tests.versions import resizes_other_shapes
 
 
 def saved(model, path):
@@ -52,6 +53,7 @@ def test_input_channels_are_read_off_timms_weights(name, tmp_path):
     assert loaded.preprocessing.channels == 1
 
 
+@resizes_other_shapes
 def test_timms_own_transform_is_followed_for_another_size(tmp_path):
     model = timm.create_model("test_vit", img_size=(32, 48))
     path = saved(model, tmp_path / "w.pth")

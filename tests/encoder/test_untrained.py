@@ -13,6 +13,7 @@ from lookalike.cli import app
 from lookalike.encoder import Encoder, rebuild
 from lookalike.metrics import compare
 from tests.architectures import make
+from tests.versions import compiled
 
 FILE = """
 from torch import nn
@@ -132,7 +133,7 @@ def test_load_takes_wrappers_off(net, blobs, tmp_path):
     x, y = blobs
     sem = convert(net, (x, y), n_prototypes=1)
     sem.save(tmp_path / "sem", images=False)
-    for wrapped in (nn.DataParallel(net), torch.compile(net), torch.compile(nn.DataParallel(net))):
+    for wrapped in (nn.DataParallel(net), compiled(net), compiled(nn.DataParallel(net))):
         torch.testing.assert_close(load(tmp_path / "sem", model=wrapped)(x), sem(x))
 
 
