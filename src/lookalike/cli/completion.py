@@ -25,8 +25,8 @@ EXPERIMENTS = (
     "similarities", "n-prototypes", "clustering", "attributes", "calibration", "controls", "photographs",
     "photographs-ten", "photographs-objects", "doubt", "embedding", "few-images", "frozen-encoder", "how-many",
     "imagenet-photos", "imagenet-photos-each", "imbalance", "large-k-means", "novelty", "qualitative",
-    "kmex-of-baselines", "prp-rules", "parts", "part-concepts", "part-maps", "part-pictures", "patches",
-    "photographs-models", "photographs-maps", "photographs-tuned", "photographs-baselines",
+    "kmex-of-baselines", "prp-rules", "parts", "parts-ten", "part-concepts", "part-maps", "part-pictures",
+    "patches", "photographs-models", "photographs-maps", "photographs-tuned", "photographs-baselines",
     "photographs-baseline-maps", "photographs-runtime", "photographs-clusterers", "photographs-attributes",
     "photographs-patches", "probabilities", "trained-attributes", "training-length", "watch",
 )  # fmt: skip

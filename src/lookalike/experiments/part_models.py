@@ -4,7 +4,7 @@ The questions are those of the abstract of "Post-hoc Self-explanation of CNNs" (
 """
 
 import time
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lookalike.conversion.convert import convert
 from lookalike.data import Batches, MaskedFiles
-from lookalike.data.stamps import object_of
+from lookalike.data.stamps import FOLDERS, object_of
 from lookalike.encoder import Encoder
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.experiments.cells import Cells, Record
@@ -25,10 +25,9 @@ from lookalike.experiments.part_subjects import (
     PartSubject,
     lacks_objects,
     plain_options,
-    prepared_photographs,
     subjects_of,
 )
-from lookalike.experiments.photographs import CLASSES
+from lookalike.experiments.photographs import CLASSES, ENCODERS, lacks_stamps, prepared
 from lookalike.experiments.side_by_side import ACCURACY
 from lookalike.experiments.tables import Column, Row, gather
 from lookalike.experiments.workbench import Workbench
@@ -36,7 +35,7 @@ from lookalike.model import PrototypeModel
 
 _WHOLE, _HEAD = "whole images", "the head's weights"
 _B234 = "b234, vote"
-_IN_FOLDS = (_WHOLE, "b4, vote", "b4, mean", _B234)
+_IN_FOLDS = (_WHOLE, "b4, vote", "b4, mean", "b4, linear", "b4, linear, shared", _B234)
 SLOW_ENCODERS = ("EfficientNet-Lite0",)  # the measurements that take long are made on these photographs' encoders
 _B4: dict[str, Any] = {"level": "patch", "layers": "b4"}
 # name in the table → options of ``convert``
@@ -61,6 +60,7 @@ _COLUMNS = (
     Column("milliseconds", "prediction, CPU ms", 1, 1, least=True),
     Column("values", "values per image", 1, 0, least=True),
 )
+_TEN_COLUMNS = _COLUMNS[:2]
 _CONCEPT_COLUMNS = (
     Column("separated", "on their side %", 100, 1),
     Column("by_chance", "by chance %", 100, 1),
@@ -94,6 +94,12 @@ _CONCEPT_REMARKS = (
 )
 
 
+_TEN_REMARK = (
+    "3 prototypes per class, as many for all classes together where they are `shared`; *agreement*: with the model of "
+    f"whole images. Photographs of ten kinds of objects in {_FOLDS} folds, as those of six in the table above."
+)
+
+
 def run_part_models(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     """Measures models of parts and of whole images on the same classifiers."""
     rows: list[Row] = []
@@ -108,8 +114,25 @@ def run_part_models(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
                 records.setdefault(name, []).append(figures)
         rows += [Row((*names, name), gather(of_model, _COLUMNS)) for name, of_model in records.items()]
         if not subjects[0].is_trained:
-            in_folds[names[0]] = len(_files(*names)[1])
+            in_folds[names[0]] = len(_files(subjects[0].network, tuple(CLASSES))[1])
     return Findings(("data", "network", "prototypes"), _COLUMNS, rows, {}, list(_REMARKS), test_images=in_folds)
+
+
+def run_all_photographs(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
+    """Measures models of parts and of whole images on all ten classes of the photographs."""
+    classes = tuple(sorted(FOLDERS))
+    measure = partial(measure_in_folds, classes=classes, timed=False)
+    rows: list[Row] = []
+    for (dataset, network), subjects in subjects_of(plan, bench):
+        records: dict[str, list[Record]] = {}
+        for subject in subjects:
+            key = {**subject.key, "models": MODELS, "folds": _FOLDS, "classes": classes}
+            record = cells.get(f"parts-ten-{subject.name}", key, measure, bench, subject)
+            for name, figures in (record or {}).items():
+                records.setdefault(name, []).append(figures)
+        rows += [Row((dataset, network, name), gather(of_model, _TEN_COLUMNS)) for name, of_model in records.items()]
+    images = {plan.datasets[0]: len(_files(next(iter(ENCODERS)), classes)[1])}
+    return Findings(("data", "network", "prototypes"), _TEN_COLUMNS, rows, {}, [_TEN_REMARK], test_images=images)
 
 
 def run_part_concepts(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
@@ -190,30 +213,39 @@ class _OnMaps(nn.Module):
         return scores
 
 
-def measure_in_folds(bench: Workbench, subject: PartSubject) -> Record:
+def measure_in_folds(
+    bench: Workbench, subject: PartSubject, classes: tuple[str, ...] = tuple(CLASSES), timed: bool = True
+) -> Record:
     """Predicts each photograph by models of the other folds; agreement is that with the models of whole images.
 
     The maps of all pictures are computed once, and converted in place of the pictures: the prototypes are the same.
+
+    Args:
+        bench: Says what is measured.
+        subject: An encoder and photographs.
+        classes: The classes of the photographs.
+        timed: Whether what a model costs is measured, too, with the first seed.
     """
     from sklearn.model_selection import StratifiedGroupKFold
 
     bench.say(f"{subject.name} in {_FOLDS} folds")
-    files, labels = _files(subject.dataset, subject.network)
+    files, labels = _files(subject.network, classes)
     objects = [f"{label} {object_of(file)}" for file, label in zip(files.files, labels, strict=True)]
     predicted = {name: np.zeros_like(labels) for name in _IN_FOLDS}
-    if subject.network not in SLOW_ENCODERS:
+    if subject.network not in SLOW_ENCODERS or not timed:
         del predicted[_B234]
     folds = list(StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=subject.seed).split(labels, labels, objects))
     for name, values in predicted.items():
+        number = subject.per_class * (len(classes) if MODELS[name].get("shared") else 1)
         for train, test in folds:
-            maps = _maps(subject.dataset, subject.network, MODELS[name].get("layers", "b4"))
+            maps = _maps(subject.network, classes, MODELS[name].get("layers", "b4"))
             of_map = {key: "last" if key == "layers" else value for key, value in MODELS[name].items()}
             model = convert(
-                _OnMaps(maps.shape[1], len(CLASSES)), (maps[train], torch.from_numpy(labels[train])), subject.per_class,
+                _OnMaps(maps.shape[1], len(classes)), (maps[train], torch.from_numpy(labels[train])), number,
                 **plain_options(of_map), n_images=0, seed=subject.seed, progress=False,
             )  # fmt: skip
             values[test] = model.predict(maps[test]).numpy()
-    costs = {name: _converted(subject, MODELS[name])[1] if subject.seed == 0 else {} for name in predicted}
+    costs = {name: _converted(subject, MODELS[name])[1] if timed and subject.seed == 0 else {} for name in predicted}
     whole = predicted[_WHOLE]
     return {
         name: costs[name] | {"accuracy": float((values == labels).mean()), "agreement": float((values == whole).mean())}
@@ -222,27 +254,27 @@ def measure_in_folds(bench: Workbench, subject: PartSubject) -> Record:
 
 
 @cache
-def _files(dataset: str, network: str) -> tuple[MaskedFiles, np.ndarray]:
-    """Returns all photographs, of both parts, and their labels."""
-    _, bundle = prepared_photographs(dataset, network, 0)
+def _files(network: str, classes: tuple[str, ...]) -> tuple[MaskedFiles, np.ndarray]:
+    """Returns all photographs of some classes, of both parts, and their labels."""
+    _, bundle = prepared(network, 0, classes)
     assert isinstance(bundle.train, MaskedFiles)  # of load_stamps
     assert isinstance(bundle.test, MaskedFiles)
     files = bundle.train.joined(bundle.test)
     return files, np.asarray(files.labels)
 
 
-_maps_of: dict[tuple[str, str, str], Tensor] = {}  # the last one only: maps of three layers take 0.9 GB
+_maps_of: dict[tuple[str, tuple[str, ...], str], Tensor] = {}  # the last one only: maps of three layers take 0.9 GB
 
 
 @torch.no_grad()
-def _maps(dataset: str, network: str, layers: str) -> Tensor:
-    """Returns the joined feature maps of all photographs [N, D, h, w]."""
-    key = dataset, network, layers
+def _maps(network: str, classes: tuple[str, ...], layers: str) -> Tensor:
+    """Returns the joined feature maps of all photographs of some classes [N, D, h, w]."""
+    key = network, classes, layers
     if key not in _maps_of:
         for other in [other for other in _maps_of if other[2] != "b4" or other[:2] != key[:2]]:
             del _maps_of[other]
-        loaded, _ = prepared_photographs(dataset, network, 0)
-        files, _ = _files(dataset, network)
+        loaded, _ = prepared(network, 0, classes)
+        files, _ = _files(network, classes)
         sample = torch.stack([files[row][0] for row in range(_SAMPLE)])
         encoder = PatchEncoder(Encoder(loaded.model, sample[:2], head=loaded.head, spec=loaded.spec), sample, layers)
         maps = torch.empty(len(files), encoder.patch_dim, *encoder.grid)
@@ -258,6 +290,15 @@ EXPERIMENTS.register("parts")(
         "open question",
         run_part_models,
         lacking=lacks_objects,
+        pairing=Pairing(_WHOLE, (ACCURACY.name,)),
+    )
+)
+EXPERIMENTS.register("parts-ten")(
+    Experiment(
+        "Models of parts on all ten classes of the stamps",
+        "open question",
+        run_all_photographs,
+        lacking=lacks_stamps,
         pairing=Pairing(_WHOLE, (ACCURACY.name,)),
     )
 )

@@ -5,7 +5,7 @@ weights that is not trained further, so nothing there has the classes of the dat
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from lookalike._core.identity import identifying_as
 from lookalike.conversion.convert import convert
-from lookalike.data import DataBundle, MaskedFiles, load_stamps
+from lookalike.data import DataBundle, MaskedFiles
 from lookalike.data.closeups import load_closeups
 from lookalike.encoder import LoadedClassifier
 from lookalike.experiments.cells import Record
 from lookalike.experiments.experiment import Plan, table_names
-from lookalike.experiments.photographs import CLASSES, ENCODERS
+from lookalike.experiments.photographs import ENCODERS, encoder_of_whole_pictures, prepared
 from lookalike.experiments.prp_rules import foreground, no_plain_background
 from lookalike.experiments.workbench import KMEX, Subject, Workbench
 from lookalike.model import PrototypeModel
@@ -146,10 +146,7 @@ def _of_photographs(dataset: str, network: str, seed: int) -> PartSubject:
 @cache
 def prepared_photographs(dataset: str, network: str, seed: int) -> tuple[LoadedClassifier, DataBundle]:
     """Loads an encoder, and photographs as it takes them, each fitted whole into its input."""
-    loaded = ENCODERS[network]()
-    assert loaded.preprocessing is not None  # both have one
-    whole = replace(loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None)
-    loaded = replace(loaded, preprocessing=whole)
     if dataset == "closeups":
-        return loaded, load_closeups(whole)
-    return loaded, load_stamps(whole, seed=seed, classes=CLASSES)
+        loaded = encoder_of_whole_pictures(network)
+        return loaded, load_closeups(loaded.preprocessing)
+    return prepared(network, seed)

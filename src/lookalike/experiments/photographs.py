@@ -158,14 +158,18 @@ def rows_by_backbone(
     return rows
 
 
-def prepared(name: str, seed: int, classes: Sequence[str] = CLASSES) -> tuple[LoadedClassifier, DataBundle]:
-    """Loads an encoder, and the stamps as it takes images, each fitted whole into its input."""
+def encoder_of_whole_pictures(name: str) -> LoadedClassifier:
+    """Loads an encoder whose images are each fitted whole into its input."""
     loaded = ENCODERS[name]()
     assert loaded.preprocessing is not None  # both have one
-    whole_picture = replace(
-        loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None
-    )
-    return replace(loaded, preprocessing=whole_picture), load_stamps(whole_picture, seed=seed, classes=list(classes))
+    whole = replace(loaded.preprocessing, resize=(224, 224), crop=(224, 224), fit="contain", fill=(255,), window=None)
+    return replace(loaded, preprocessing=whole)
+
+
+def prepared(name: str, seed: int, classes: Sequence[str] = CLASSES) -> tuple[LoadedClassifier, DataBundle]:
+    """Loads an encoder, and the stamps as it takes images, each fitted whole into its input."""
+    loaded = encoder_of_whole_pictures(name)
+    return loaded, load_stamps(loaded.preprocessing, seed=seed, classes=list(classes))
 
 
 def _compare(name: str, seed: int, classes: tuple[str, ...]) -> Record:
