@@ -481,6 +481,10 @@ def test_broken_images_are_named(cluster, root, classifier, tmp_path):
     train = ImageArray(np.zeros((6, 28, 28), np.uint8), labels, ["a", "b", "c"], found.preprocessing)
     with pytest.raises(LookalikeError, match="class 'b' has no training samples"):
         convert_on_ray(classifier.model, train, working_folder=tmp_path / "empty", **options)
+    with pytest.raises(LookalikeError, match="own names in another order, not a, b, c"):
+        convert_on_ray(
+            classifier.model, train, working_folder=tmp_path / "named", class_names=["b", "a", "c"], **options
+        )
 
 
 class Whole(L2):

@@ -30,7 +30,7 @@ from lookalike.conversion.per_class import NPrototypes, check_classes, learn_pro
 from lookalike.conversion.steps import (
     as_batches,
     check_finite,
-    checked_class_names,
+    class_names_of,
     cut_and_order,
     embed_or_check,
     open_classifier,
@@ -177,7 +177,7 @@ def _convert(
     store = embed_or_check(encoder, train, batches, settings, folder)
     embed_seconds = time.perf_counter() - started
     check_finite(store)
-    class_names = checked_class_names(settings.class_names or store.class_names, store)
+    class_names = class_names_of(settings, store)
     if _is_auto(similarity):
         check_classes(np.bincount(store.labels, minlength=len(class_names)), class_names)
         similarity = choose_similarity(store, class_names, encoder.head_weight, settings.clustering)

@@ -20,7 +20,7 @@ from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.steps import (
     as_batches,
     check_finite,
-    checked_class_names,
+    class_names_of,
     cut_and_order,
     embed_or_check,
     preprocessing_that_comes_with,
@@ -67,7 +67,7 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
     weight, bias = linear_head_of(encoder)
     store = embed_or_check(encoder, train, batches, settings, None)
     check_finite(store)
-    class_names = checked_class_names(settings.class_names or store.class_names, store)
+    class_names = class_names_of(settings, store)
     rows = _rows_of_classes(encoder, class_names)
     if batches is not None and batches.can_fetch and len(store):
         _check_weights(encoder, batches.fetch(store.indices[:_CHECKED].tolist()), weight, bias)

@@ -26,7 +26,7 @@ from lookalike.conversion.out_of_core import bytes_of
 from lookalike.conversion.per_class import check_classes, learn_prototypes
 from lookalike.conversion.steps import (
     as_batches,
-    checked_class_names,
+    class_names_of,
     cut_classifier,
     options_record,
     preprocessing_that_comes_with,
@@ -75,7 +75,7 @@ def convert_patches(
     cut = ordered(cut, settings.cut.class_order, settings.class_names or batches.class_names)
     encoder = PatchEncoder(cut, first.inputs, settings.patches.layers)
     with _embedded(encoder, batches, settings) as store:
-        class_names = checked_class_names(settings.class_names or store.class_names, store)
+        class_names = class_names_of(settings, store)
         patches = _Patches(store, encoder, settings)
         metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
         metric.fit(patches.embeddings, patches.labels, encoder.head_weight)

@@ -192,31 +192,44 @@ def options_record(similarity: Similarity, settings: Settings, class_names: list
     }
 
 
-def checked_class_names(names: list[str] | None, store: EmbeddingStore) -> list[str]:
-    """Returns K different class names: those given, or numbers.
+def checked_class_names(
+    given: Sequence[str] | None, of_data: Sequence[str] | None, highest_label: int, n_samples: int
+) -> list[str]:
+    """Returns K different class names: those given, else the data's, else numbers.
+
+    Args:
+        given: The user's class names.
+        of_data: Class names that come with the data.
+        highest_label: The highest label of the samples.
+        n_samples: Number of samples.
 
     Raises:
-        LookalikeError: If two classes have one name, or the labels leave numbers out.
+        LookalikeError: If two classes have one name, the labels leave numbers out, or the data's own names are given
+            in another order.
     """
-    highest = int(store.labels.max())
+    names = given or of_data
     if names is None:
-        if highest >= len(store):
+        if highest_label >= n_samples:
             raise LookalikeError(
-                f"there is a label {highest} and there are {len(store)} samples: some classes have none; "
+                f"there is a label {highest_label} and there are {n_samples} samples: some classes have none; "
                 "number the classes from 0 without gaps, or give class_names"
             )
-        return [str(k) for k in range(highest + 1)]
+        return [str(k) for k in range(highest_label + 1)]
     names = checks.names("class_names", names)
     if len(set(names)) < len(names):
         raise LookalikeError("two classes have the same name")
-    own_names = store.class_names
-    if own_names is not None and list(names) != list(own_names) and sorted(names) == sorted(own_names):
+    if of_data is not None and list(names) != list(of_data) and sorted(names) == sorted(of_data):
         raise LookalikeError(
-            f"class_names are the data's own names in another order, not {listing(list(own_names), 8)}: they name the "
+            f"class_names are the data's own names in another order, not {listing(list(of_data), 8)}: they name the "
             "data's classes; leave them out, or give the order of the network's outputs as class_order"
         )
     warn_of_spellings(names)
     return list(names)
+
+
+def class_names_of(settings: Settings, store: EmbeddingStore) -> list[str]:
+    """Returns the K class names of stored embeddings, as ``checked_class_names`` does."""
+    return checked_class_names(settings.class_names, store.class_names, int(store.labels.max()), len(store))
 
 
 def warn_of_spellings(class_names: Sequence[str]) -> None:

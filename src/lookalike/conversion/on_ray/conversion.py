@@ -35,7 +35,12 @@ from lookalike.conversion.on_ray.tasks import (
 )
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.per_class import check_classes
-from lookalike.conversion.steps import cut_classifier, options_record, preprocessing_that_comes_with, warn_of_spellings
+from lookalike.conversion.steps import (
+    checked_class_names,
+    cut_classifier,
+    options_record,
+    preprocessing_that_comes_with,
+)
 from lookalike.conversion.temperature import Temperature, fit_temperature
 from lookalike.data import warn_of_transparency
 from lookalike.embedding.key import embedding_key
@@ -252,8 +257,10 @@ class _Job:
         """Clusters every class, finds the samples behind each prototype, and fits the temperature."""
         settings, shards = self.settings, self.shards
         repeated = repeated_rows(shards) if self.sharded.may_repeat else {}
-        given_names = settings.class_names or self.source.class_names
-        names, n_samples = _checked_classes(given_names, shards, repeated)
+        counts = _count_samples(shards, repeated)
+        n_samples, n_labels = sum(counts.values()), max(counts) + 1
+        names = checked_class_names(settings.class_names, self.source.class_names, n_labels - 1, n_samples)
+        check_classes(np.array([counts.get(k, 0) for k in range(max(n_labels, len(names)))]), names)
         similarity = fit_similarity(self.similarity, shards, self.encoder.embedding_dim, self.encoder.head_weight)
         temperature_option = settings.probabilities.temperature
         holds_out = temperature_option == "auto"
@@ -331,29 +338,19 @@ def _on_cpu(encoder: Encoder) -> Encoder:
     return copy_of(encoder).cpu()
 
 
-def _checked_classes(
-    names: list[str] | None, shards: list[Shard], repeated: dict[int, np.ndarray]
-) -> tuple[list[str], int]:
-    """Checks that each class has samples; returns K class names (given, or numbers) and the number of samples."""
+def _count_samples(shards: list[Shard], repeated: dict[int, np.ndarray]) -> dict[int, int]:
+    """Counts the samples of each label that has any.
+
+    Raises:
+        LookalikeError: If there are none; it says why the first was left out.
+    """
     counts = {label: count for label, count in count_classes(shards, repeated).items() if count}
-    total = sum(counts.values())
-    if not total:
+    if not counts:
         first_message = next((message for shard in shards for message in shard.skipped.values()), None)
         raise LookalikeError(
             "there are no samples to embed" + (f" (the first: {first_message})" if first_message else "")
         )
-    highest_label = max(counts)
-    if highest_label >= total and names is None:
-        raise LookalikeError(
-            f"there is a label {highest_label} and there are {total} samples: some classes have none; "
-            "number the classes from 0 without gaps, or give class_names"
-        )
-    names = [str(k) for k in range(highest_label + 1)] if names is None else list(names)
-    if len(set(names)) < len(names):
-        raise LookalikeError("two classes have the same name")
-    warn_of_spellings(names)
-    check_classes(np.array([counts.get(k, 0) for k in range(max(highest_label + 1, len(names)))]), names)
-    return names, total
+    return counts
 
 
 def _images(
