@@ -101,6 +101,8 @@ SAME = {
     "a gradient hook": (with_a_gradient_hook, RELU),
     "inference_mode inside": (without_autograd, RELU),
     "a mask": (lambda z, _: z * (z > 0).double(), RELU),
+    "the larger of it and a number": (lambda z, _: torch.max(torch.tensor(0.5), z), lambda z, _: z.clamp(min=0.5)),
+    "the smaller of it and a number": (lambda z, _: torch.fmin(z, torch.tensor(0.5)), lambda z, _: z.clamp(max=0.5)),
     "rows one by one": (lambda z, _: torch.stack([F.relu(row) for row in z]), RELU),
     "a computed scale": (
         lambda z, net: F.relu(z) * net.gamma.exp().mean(),
@@ -572,8 +574,13 @@ def identity_grid(x):
         (lambda x: torch.lerp(x, torch.full_like(x, 0.2), torch.tensor(0.5)), lambda x: 0.5 * x + 0.1),
         (lambda x: torch.lerp(x, torch.full_like(x, 0.2), 0.5), lambda x: 0.5 * x + 0.1),
         (lambda x: x - MEANS.expand_as(x), lambda x: x - MEANS),
+        (lambda x: x + x, lambda x: 2 * x),
+        (lambda x: torch.maximum(x, MEANS), lambda x: x.clamp(min=MEANS)),
     ],
-    ids=["an identity grid", "half of zeros", "half of grey", "half by a number", "means in the image's form"],
+    ids=[
+        "an identity grid", "half of zeros", "half of grey", "half by a number", "means in the image's form",
+        "the same twice", "at least the means",
+    ],
 )  # fmt: skip
 def test_what_is_done_with_pixels_has_the_map_of_its_plain_form(function, same):
     found, expected = lrp(OnPixels(function), IMAGES, 0), lrp(OnPixels(same), IMAGES, 0)

@@ -224,8 +224,21 @@ def _relu(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any
 
 
 def _activation(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
-    """Activations pass relevance on: R_x = R_y, so g_x = g_y · y / x."""
-    x = args[0] if args else kwargs["input"]
+    """Activations pass relevance on."""
+    return _passed_on(engine, func, name, args, kwargs, args[0] if args else kwargs["input"])
+
+
+def _extreme(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any) -> Any:
+    """The larger of values and a constant is what clamping them gives; of other candidates, the winner takes all."""
+    if len(args) == 2 and not kwargs and isinstance(args[0], Tensor) and isinstance(args[1], Tensor):
+        depending = [tensor for tensor in args if tensor.requires_grad]
+        if len(depending) == 1:
+            return _passed_on(engine, func, name, args, kwargs, depending[0])
+    return engine.apply_gradient(func, name, args, kwargs)
+
+
+def _passed_on(engine: "Engine", func: Any, name: str, args: Any, kwargs: Any, x: Tensor) -> Any:
+    """Runs an operation that passes relevance on: y = f(x) by value, and R_x = R_y, so g_x = g_y · y / x."""
     with torch.no_grad():
         output = func(*args, **kwargs)
     if not isinstance(output, Tensor) or output.shape != x.shape:  # clamped by a tensor that broadcasts it
@@ -480,6 +493,7 @@ HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("layer_norm", "rms_norm", "group_norm", "instance_norm"), _norm),
     "relu": _relu,
     **dict.fromkeys(PASSED, _activation),
+    **dict.fromkeys(("maximum", "minimum", "max", "min", "fmax", "fmin"), _extreme),
     POOL: _max_pool,
     **dict.fromkeys(("pad", "constant_pad_nd"), _pad),
     **dict.fromkeys(("add", "sub", "rsub"), _sum),

@@ -136,6 +136,7 @@ class PixelDomain:
             values: Its results.
             sources: Those of its arguments that are pixels.
         """
+        sources = list({id(source): source for source in sources}.values())  # x + x has one
         index_of_source = {id(source): index for index, source in enumerate(sources)}
         # places in an image and weights of a mean stay: 1 for each that is not zero would be another operation
         name = name_of(func)
