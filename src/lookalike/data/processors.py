@@ -131,7 +131,7 @@ def read_processor(processor: Any) -> Preprocessing:
         return torch.as_tensor(values).float()
 
     if preprocessing.transparency == "white" and not _lays_on_white(preprocessing, prepare):
-        preprocessing = replace(preprocessing, transparency="dropped")  # as Transformers did before version 5
+        preprocessing = replace(preprocessing, transparency="dropped")  # as older versions of Transformers do
     check_equal(preprocessing, prepare, f"image_processor_type={name!r}")
     return preprocessing
 

@@ -23,35 +23,19 @@ def _refuse() -> None:
     raise LookalikeError(_NOT_STRICT)
 
 
-def _not_traced(function: Callable[[], None], reason: str) -> Callable[[], None]:
-    """Returns a function at which the front end of torch stops, and says the reason (torch 2.7 and later)."""
-    try:
-        disabled: Callable[[], None] = torch.compiler.disable(function, reason=reason)
-    except TypeError:
-        disabled = torch.compiler.disable(function)
-    return disabled
-
-
 # called where a strict export arrives: the front end follows neither hooks nor locks, and would fail in a riddle
-refuse_strict_export = _not_traced(_refuse, _NOT_STRICT)
+refuse_strict_export: Callable[[], None] = torch.compiler.disable(_refuse, reason=_NOT_STRICT)
 
 
+@torch._dynamo.nonstrict_trace  # taken for one operation, and traced behind the compiler's front end
 def _run(number: int, tensors: dict[str, Tensor], inputs: Any) -> Tensor:
     """Runs an encoder with the given weights and buffers, so that the graph sees them as its inputs."""
     result: Tensor = torch.func.functional_call(encoder_of(number), tensors, (inputs,))
     return result
 
 
-def _as_one_operation() -> Callable[[int, dict[str, Tensor], Any], Tensor]:
-    """Returns ``_run`` as a function that ``torch.compile`` takes for one operation and traces behind its front end."""
-    nonstrict_trace = getattr(torch._dynamo, "nonstrict_trace", None)  # torch 2.7 and later
-    return _run if nonstrict_trace is None else nonstrict_trace(_run)
-
-
 def embed_compiled(encoder: nn.Module, inputs: Any) -> Tensor:
     """Returns an encoder's embeddings [N, D] in code that is being compiled; gradients reach its weights."""
     tensors = dict(encoder.named_parameters()) | dict(encoder.named_buffers())
-    return _operation(number_of(encoder), tensors, inputs)
-
-
-_operation = _as_one_operation()
+    embeddings: Tensor = _run(number_of(encoder), tensors, inputs)
+    return embeddings

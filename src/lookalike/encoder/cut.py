@@ -35,7 +35,7 @@ from lookalike.encoder.features import (
     output_key_of,
     tokens_of,
 )
-from lookalike.encoder.graphs import is_exporting, make_known
+from lookalike.encoder.graphs import make_known
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head
 from lookalike.encoder.outputs import (
     Kind,
@@ -191,7 +191,7 @@ class Encoder(nn.Module):
         if torch.compiler.is_dynamo_compiling():
             from lookalike.encoder.compiled import embed_compiled, refuse_strict_export
 
-            if is_exporting():
+            if torch.compiler.is_exporting():
                 refuse_strict_export()
             return embed_compiled(self, inputs)
         return self._embed(inputs)
@@ -210,8 +210,8 @@ class Encoder(nn.Module):
             return select_output(self._call(inputs), self.output_key)
         head = get_head(self.model, self.head_name)
         # a tracer must see the network return: it keeps account of which module runs
-        features = input_of(head, lambda: self._call(inputs), stop=not is_exporting())[0]
-        return features if is_exporting() else as_rows(features, n_rows(inputs))
+        features = input_of(head, lambda: self._call(inputs), stop=not torch.compiler.is_exporting())[0]
+        return features if torch.compiler.is_exporting() else as_rows(features, n_rows(inputs))
 
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
         """Returns embeddings [N, D] and the classifier's own class scores [N, C], if any, from one pass.

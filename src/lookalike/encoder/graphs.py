@@ -5,15 +5,9 @@ A compiled graph names its encoder by a number, because its constants are plain 
 
 import weakref
 
-import torch
 from torch import nn
 
 _ENCODERS: weakref.WeakValueDictionary[int, nn.Module] = weakref.WeakValueDictionary()
-
-
-def is_exporting() -> bool:
-    """Returns whether ``torch.export`` is tracing; False before torch 2.7, which cannot tell."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def make_known(encoder: nn.Module) -> None:

@@ -369,7 +369,7 @@ def _undisturbed(device: torch.device) -> Iterator[None]:
         for kind in {"cpu", device.type}:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        if "torch._dynamo" in sys.modules and hasattr(torch.compiler, "set_stance"):
+        if "torch._dynamo" in sys.modules:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         yield
 
