@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 from typer.testing import CliRunner
 
 ray = pytest.importorskip("ray")
@@ -210,6 +211,9 @@ def test_equals_one_machine(cluster, root, classifier, expected, tmp_path):
     assert len(shards_in(tmp_path / "work")) == N_SHARDS
     assert found.provenance["cluster"] == {"nodes": 2, "actors": 2, "shards": N_SHARDS, "num_gpus": 0}
     assert found.provenance["versions"]["ray"] == ray.__version__
+    assert found.training_names == expected.training_names
+    for name in ("n_samples", "skipped", "next_sample", "precision"):
+        assert found.provenance[name] == expected.provenance[name]
     assert found.provenance["fingerprints"] == expected.provenance["fingerprints"]
     before = shards_in(tmp_path / "work")
     again = convert_on_ray(classifier, root / "images", working_folder=tmp_path / "work", **SIZES, **OPTIONS)
@@ -504,6 +508,9 @@ def test_nonsense_is_told_before_anything_is_done(cluster, root, classifier, tmp
         convert_on_ray(classifier, [1, 2], **work)
     with pytest.raises(LookalikeError, match="with preprocessing="):
         convert_on_ray(classifier.model, root / "images", **work)
+    ready = TensorDataset(torch.zeros(8, 1, 28, 28), torch.arange(8) // 2)
+    with pytest.raises(LookalikeError, match=r"does not make inputs of the data's shape \(1, 28, 28\)"):
+        convert_on_ray(classifier.model, ready, preprocessing=Preprocessing.square(32), **work)
     with pytest.raises(LookalikeError, match="have no column 'image', but id"):
         convert_on_ray(classifier, ray.data.range(4), **work)
     with pytest.raises(LookalikeError, match="num_gpus=1 does not fit into the cluster, which has 2 CPUs and 0 GPUs"):

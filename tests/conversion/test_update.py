@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from lookalike import convert, load
 from lookalike._core.errors import LookalikeError, LookalikeWarning
-from lookalike.data import ImageArray, Preprocessing, load_data, load_digits
+from lookalike.data import ImageArray, Preprocessing, load_data, load_digits, load_folder
 from lookalike.demo import network
 from lookalike.embedding import embed
 from lookalike.encoder import Encoder
@@ -205,3 +206,61 @@ def test_new_samples_are_numbered_after_the_last_that_is_known(net, blobs):
     last = int(old.prototypes.nearest.max())
     del old.provenance["n_samples"]
     assert old.update((x[60:], y[60:]), progress=False).provenance["joined"][0]["first_sample"] == last + 1
+
+
+def folder_of(path, classes, n, broken=()):
+    """A folder of grey pictures 12×12, brighter in each further class; some files are broken."""
+    rng = np.random.default_rng(len(classes) * n)
+    for k, name in enumerate(classes):
+        (path / "train" / name).mkdir(parents=True)
+        for i in range(n):
+            file = path / "train" / name / f"{i:03}.png"
+            pixels = rng.integers(0, 60, (12, 12), dtype=np.uint8) + 60 * k
+            Image.fromarray(pixels.astype(np.uint8)).save(file)
+            if (name, i) in broken:
+                file.write_text(f"no image {name} {i}")
+    return load_folder(path, Preprocessing.square(12, mean=(0.5,), std=(0.5,))).train
+
+
+def flat_net(n_classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(144, 8), nn.ReLU(), nn.Linear(8, n_classes))
+
+
+def test_new_samples_have_numbers_that_no_previous_one_has(tmp_path):
+    """Not even one that could not be read; and the record counts the samples that were read."""
+    broken = [("a", 0), ("a", 3), ("b", 9)]
+    first = folder_of(tmp_path / "first", ["a", "b"], 10, broken)
+    more = folder_of(tmp_path / "more", ["a", "b"], 4, [("b", 3)])
+    options = {"n_prototypes": 1, "n_nearest": 20, "on_error": "skip", "progress": False}
+    old = convert(flat_net(2), first, **options)
+    new = old.update(more, on_error="skip", progress=False)
+    newest = new.update(folder_of(tmp_path / "newest", ["a", "b"], 3), progress=False)
+    assert (old.provenance["n_samples"], old.provenance["skipped"], old.provenance["next_sample"]) == (17, 3, 20)
+    assert (new.provenance["n_samples"], new.provenance["skipped"], new.provenance["next_sample"]) == (24, 4, 28)
+    assert newest.provenance["joined"][1]["first_sample"] == 28
+    names = {index: "/".join(first.files[index].parts[-2:]) for index in range(20)}
+    names |= {20 + index: "/".join(more.files[index].parts[-2:]) for index in range(8)}
+    known = new.training_names
+    assert len(known) == 24
+    assert all(name.endswith(names[index]) for index, name in known.items())
+
+
+def test_new_samples_may_be_far_from_all_prototypes(net, blobs):
+    """So that none is among the nearest, and no image of theirs is read."""
+    x, y = blobs
+    old = convert(net, (x, y), n_prototypes=1, n_nearest=6, n_images=5, progress=False)
+    new = old.update((10 * x[:3], y[:3]), progress=False)
+    assert int(new.prototypes.nearest.max()) < 90
+    assert torch.equal(new.images, old.images)  # all five
+
+
+def test_an_update_searches_where_the_conversion_did(net, blobs):
+    x = blobs[0]
+    y = torch.arange(len(x)) // 30  # labels that have nothing to do with the images: the nearest are of all classes
+    old = convert(net, (x, y), n_prototypes=2, n_nearest=6, n_images=0, nearest_from="any", progress=False)
+    more = x[:6] + 0.1 * torch.randn(6, 1, 1, 1)
+    new = old.update((more, y[:6]), previous=embed(old, (x, y), progress=False), progress=False)
+    embeddings = torch.cat([old.embed(x), old.embed(more)])
+    nearest = torch.cdist(new.prototypes.vectors, embeddings).argsort(dim=1, stable=True)[:, :6]
+    assert torch.equal(new.prototypes.nearest, nearest)
+    assert not bool((torch.cat([y, y[:6]])[nearest] == new.prototypes.labels[:, None]).all())

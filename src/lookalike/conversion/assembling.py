@@ -11,7 +11,6 @@ from lookalike._core.profiling import step
 from lookalike._core.provenance import versions
 from lookalike.conversion.options import Settings
 from lookalike.conversion.out_of_core import bytes_of, streamed_classes
-from lookalike.conversion.steps import preprocessing_for_model
 from lookalike.data import Batches, Preprocessing
 from lookalike.embedding import EmbeddingStore
 from lookalike.embedding.trial import TRIAL
@@ -43,7 +42,7 @@ class ModelPieces:
 def assemble(
     pieces: ModelPieces,
     batches: Batches | None,
-    model_preprocessing: Preprocessing | None,
+    preprocessing: Preprocessing | None,
     settings: Settings,
     provenance: Mapping[str, Any],
     started: float,
@@ -53,12 +52,11 @@ def assemble(
     Args:
         pieces: What it consists of.
         batches: The training data; None if there are only stored embeddings.
-        model_preprocessing: What the images of the classifier go through, if it is known.
+        preprocessing: What images go through before the model, if it is known.
         settings: The options of the conversion.
         provenance: What the conversion records; the split and the time are added.
         started: When the conversion began, by ``time.perf_counter``.
     """
-    preprocessing = preprocessing_for_model(batches, settings.reading, model_preprocessing)
     with step("read the prototypes' images"):
         images, value_range = read_prototype_images(
             batches, pieces.prototypes, settings.gallery.n_images, preprocessing
@@ -87,6 +85,7 @@ def embeddings_record(store: EmbeddingStore) -> dict[str, Any]:
     return {
         "n_samples": len(store),
         "skipped": len(store.skipped),
+        "next_sample": store.next_index,
         "precision": store.info.get("precision", "float32"),
         "precision_effect": store.info.get("precision_effect"),
         **({TRIAL: store.info[TRIAL]} if TRIAL in store.info else {}),

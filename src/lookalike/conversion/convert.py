@@ -14,13 +14,12 @@ import torch
 from torch import nn
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.errors import LookalikeError
 from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_random_states
 from lookalike._core.working_folder import alone, clean, lock_in
 from lookalike.conversion.advice import advise, choose_similarity
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
-from lookalike.conversion.automatic_number import LEAST_PER_PROTOTYPE
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
 from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.of_head import convert_head
@@ -28,18 +27,16 @@ from lookalike.conversion.options import PATCH_OPTIONS, ConversionOptions, Setti
 from lookalike.conversion.patches import convert_patches
 from lookalike.conversion.per_class import NPrototypes, check_classes, learn_prototypes
 from lookalike.conversion.steps import (
-    as_batches,
     check_finite,
     class_names_of,
-    cut_and_order,
     embed_or_check,
     open_classifier,
+    open_training,
     options_record,
-    preprocessing_that_comes_with,
+    warn_of_few,
 )
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
-from lookalike.data.copies import warn_of_copies
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder, LoadedClassifier, device_of
 from lookalike.model import PrototypeModel
@@ -169,12 +166,9 @@ def _convert(
 ) -> PrototypeModel:
     """Converts in this process, step by step."""
     started = time.perf_counter()
-    model_preprocessing = preprocessing_that_comes_with(model)
-    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
-    if batches is not None:
-        warn_of_copies(batches.dataset)
-    encoder = cut_and_order(model, train, batches, settings)
-    store = embed_or_check(encoder, train, batches, settings, folder)
+    opened = open_training(model, train, settings)
+    encoder = opened.encoder
+    store = embed_or_check(encoder, train, opened.batches, settings, folder)
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = class_names_of(settings, store)
@@ -186,7 +180,7 @@ def _convert(
     metric.fit(store.embeddings, store.labels, encoder.head_weight)
     with step("cluster and survey"), clustering_on(device_of(encoder.model)):
         prototypes = _cluster_and_survey(store, metric, class_names, settings, folder)
-    _warn_of_few(store, prototypes)
+    warn_of_few(np.bincount(store.labels, minlength=len(class_names)), prototypes)
     with step("fit the temperature"):
         temperature = choose_temperature(
             settings.probabilities.temperature,
@@ -208,27 +202,11 @@ def _convert(
     }
     classifier = NearestPrototype(settings.probabilities.probabilities, temperature.value)
     pieces = ModelPieces(encoder, prototypes, metric, classifier)
-    return assemble(pieces, batches, model_preprocessing, settings, provenance, started)
+    return assemble(pieces, opened.batches, opened.preprocessing, settings, provenance, started)
 
 
 def _is_auto(similarity: Any) -> bool:
     return isinstance(similarity, str) and similarity == AUTO  # an array has no single truth value
-
-
-def _warn_of_few(store: EmbeddingStore, prototypes: Prototypes) -> None:
-    """Warns of classes with fewer than three training images per prototype, if they have several prototypes."""
-    n_classes = len(prototypes.class_names)
-    images = np.bincount(store.labels, minlength=n_classes)
-    numbers = np.bincount(prototypes.labels.cpu().numpy(), minlength=n_classes)
-    few = np.flatnonzero((numbers > 1) & (images < LEAST_PER_PROTOTYPE * numbers))
-    if len(few):
-        have = "has" if len(few) == 1 else "have"
-        first = few[np.argmin(images[few] / numbers[few])]
-        warn_of(
-            f"{len(few)} of {n_classes} classes {have} fewer than {LEAST_PER_PROTOTYPE} training images per prototype "
-            f"({prototypes.class_names[first]!r} has {images[first]} for {numbers[first]}): such prototypes show "
-            "single images, not what a class has in common; give fewer, or n_prototypes='auto' (--n-prototypes auto)"
-        )
 
 
 def _check_auto(settings: Settings, level: str, backend: Backend | None) -> None:

@@ -17,16 +17,8 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record
 from lookalike.conversion.options import Settings, refuse_options
-from lookalike.conversion.steps import (
-    as_batches,
-    check_finite,
-    class_names_of,
-    cut_and_order,
-    embed_or_check,
-    preprocessing_that_comes_with,
-)
+from lookalike.conversion.steps import check_finite, class_names_of, embed_or_check, open_training
 from lookalike.conversion.survey import survey
-from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.class_map import map_classes
@@ -61,9 +53,8 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
     """
     refuse_options(settings, _NOT_FOR_HEADS)
     started = time.perf_counter()
-    model_preprocessing = preprocessing_that_comes_with(model)
-    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
-    encoder = cut_and_order(model, train, batches, settings)
+    opened = open_training(model, train, settings)
+    encoder, batches = opened.encoder, opened.batches
     weight, bias = linear_head_of(encoder)
     store = embed_or_check(encoder, train, batches, settings, None)
     check_finite(store)
@@ -85,7 +76,7 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
         **embeddings_record(store),
     }
     pieces = ModelPieces(encoder, prototypes, similarity, classifier)
-    return assemble(pieces, batches, model_preprocessing, settings, provenance, started)
+    return assemble(pieces, batches, opened.preprocessing, settings, provenance, started)
 
 
 def linear_head_of(encoder: Encoder) -> tuple[Tensor, Tensor | None]:

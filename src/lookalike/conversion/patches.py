@@ -24,19 +24,13 @@ from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.out_of_core import bytes_of
 from lookalike.conversion.per_class import check_classes, learn_prototypes
-from lookalike.conversion.steps import (
-    as_batches,
-    class_names_of,
-    cut_classifier,
-    options_record,
-    preprocessing_that_comes_with,
-)
+from lookalike.conversion.steps import class_names_of, open_training, options_record
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
 from lookalike.data import Batches
 from lookalike.doubt.calibration import best_temperature
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.encoder import LoadedClassifier, device_of, ordered
+from lookalike.encoder import LoadedClassifier, device_of
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model import PrototypeModel
 from lookalike.model.decision import DECISIONS, PatchDecision, PatchLinear
@@ -66,14 +60,14 @@ def convert_patches(
     """
     refuse_options(settings, _NOT_FOR_PATCHES)
     started = time.perf_counter()
-    model_preprocessing = preprocessing_that_comes_with(model)
-    batches = as_batches(train, settings.reading, model_preprocessing)
-    first = next(iter(batches), None)
-    if first is None or not isinstance(first.inputs, Tensor) or first.inputs.ndim != 4:
+    if isinstance(train, EmbeddingStore):
+        raise LookalikeError("patches are parts of images: give the training images, not their embeddings")
+    opened = open_training(model, train, settings)
+    batches = opened.batches
+    first = None if batches is None else next(iter(batches), None)
+    if batches is None or first is None or not isinstance(first.inputs, Tensor) or first.inputs.ndim != 4:
         raise LookalikeError("patches are parts of images: training images [N, C, H, W] are needed")
-    cut = cut_classifier(model, batches, settings.cut)
-    cut = ordered(cut, settings.cut.class_order, settings.class_names or batches.class_names)
-    encoder = PatchEncoder(cut, first.inputs, settings.patches.layers)
+    encoder = PatchEncoder(opened.encoder, first.inputs, settings.patches.layers)
     with _embedded(encoder, batches, settings) as store:
         class_names = class_names_of(settings, store)
         patches = _Patches(store, encoder, settings)
@@ -102,7 +96,7 @@ def convert_patches(
             "calibration": temperature.to_dict(),
         }
     pieces = ModelPieces(encoder, prototypes, metric, decision)
-    return assemble(pieces, batches, model_preprocessing, settings, provenance, started)
+    return assemble(pieces, batches, opened.preprocessing, settings, provenance, started)
 
 
 @contextmanager

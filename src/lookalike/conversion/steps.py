@@ -1,7 +1,7 @@
-"""Steps shared by conversion and update: opening the data, cutting the classifier, checking embeddings."""
+"""Steps that several kinds of conversion share: opening data, cutting the classifier, checking embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import BrokenImageError, LookalikeError, listing, warn_of
+from lookalike.conversion.automatic_number import LEAST_PER_PROTOTYPE
 from lookalike.conversion.options import Cut, Reading, Settings
 from lookalike.data import (
     Batches,
@@ -20,11 +21,13 @@ from lookalike.data import (
     warn_of_transparency,
 )
 from lookalike.data.bundle import is_dataset
+from lookalike.data.copies import warn_of_copies
 from lookalike.embedding import EmbeddingStore, as_encoder, embed, name_samples
 from lookalike.embedding.checking import check_store
 from lookalike.encoder import Encoder, LoadedClassifier, head_of, load_classifier, ordered
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.images import preprocessing_of, transform_of
+from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity
 
 _MOST_BROKEN = 100  # images at the beginning of the data that cannot be read, before the data count as broken
@@ -246,6 +249,26 @@ def warn_of_spellings(class_names: Sequence[str]) -> None:
         )
 
 
+def warn_of_few(n_images: np.ndarray, prototypes: Prototypes) -> None:
+    """Warns of classes with fewer than three training images per prototype, if they have several prototypes.
+
+    Args:
+        n_images: Number of training images of each class [K].
+        prototypes: The prototypes.
+    """
+    numbers = np.bincount(prototypes.labels.cpu().numpy(), minlength=len(n_images))
+    few = np.flatnonzero((numbers > 1) & (n_images < LEAST_PER_PROTOTYPE * numbers))
+    if len(few):
+        have = "has" if len(few) == 1 else "have"
+        first = few[np.argmin(n_images[few] / numbers[few])]
+        warn_of(
+            f"{len(few)} of {len(n_images)} classes {have} fewer than {LEAST_PER_PROTOTYPE} training images per "
+            f"prototype ({prototypes.class_names[first]!r} has {n_images[first]} for {numbers[first]}): such "
+            "prototypes show single images, not what a class has in common; give fewer, or n_prototypes='auto' "
+            "(--n-prototypes auto)"
+        )
+
+
 def check_finite(store: EmbeddingStore) -> None:
     """Checks that all embeddings are finite.
 
@@ -258,14 +281,40 @@ def check_finite(store: EmbeddingStore) -> None:
         raise LookalikeError(f"{len(rows)} embeddings have NaN or infinite values: {samples}")
 
 
-def cut_and_order(
-    model: nn.Module | LoadedClassifier, train: Any, batches: Batches | None, settings: Settings
-) -> Encoder:
-    """Cuts the classifier, and puts its outputs in the order of the data's classes."""
+@dataclass(frozen=True)
+class Opened:
+    """A classifier and its training data, ready for the embedding.
+
+    Attributes:
+        encoder: The classifier before its head; its outputs are in the order of the data's classes.
+        batches: The training data; None if there are only their embeddings.
+        preprocessing: What images go through before the model, if it is known.
+    """
+
+    encoder: Encoder
+    batches: Batches | None
+    preprocessing: Preprocessing | None
+
+
+def open_training(model: nn.Module | LoadedClassifier, train: Any, settings: Settings) -> Opened:
+    """Opens training data, and cuts a classifier with a few of them.
+
+    Raises:
+        LookalikeError: If the data cannot be read, do not fit the classifier, or went through another preprocessing
+            than the one that was given.
+
+    Warns:
+        LookalikeWarning: If files are copies of others.
+    """
+    model_preprocessing = preprocessing_that_comes_with(model)
+    batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
+    if batches is not None:
+        warn_of_copies(batches.dataset)
     encoder = cut_classifier(model, batches, settings.cut)
     sources = (settings.embeddings, batches, train if batches is None else None)
     names_of_data = next((source.class_names for source in sources if source is not None), None)
-    return ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
+    encoder = ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
+    return Opened(encoder, batches, preprocessing_for_model(batches, settings.reading, model_preprocessing))
 
 
 def embed_or_check(

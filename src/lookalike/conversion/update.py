@@ -5,7 +5,7 @@ The prototypes of classes without new samples stay as they are, to the last bit.
 
 import copy
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -64,10 +64,13 @@ def update_model(
     )
     for note in notes:
         warn_of(note)
-    offset = _first_new_number(model, previous)
+    offset = _next_number(model, previous)
+    nearest_from = model.provenance.get("nearest_from", "class")
+    n_images = settings.gallery.n_images if "n_images" in settings.given else None
+    n_before = model.provenance.get("n_samples")  # None in models that do not know
     new_data = (store.embeddings, labels, store.indices)
     previous_data = None if previous is None else _previous_data(previous, encoder, class_names)
-    prototypes = _survey_update(old_prototypes, updated, similarity, new_data, previous_data, offset)
+    prototypes = _survey_update(old_prototypes, updated, similarity, new_data, previous_data, offset, nearest_from)
     temperature = settings.probabilities.temperature
     classifier, calibration = _updated_classifier(model, None if temperature == "auto" else float(temperature))
     entry = {
@@ -87,13 +90,15 @@ def update_model(
         classifier,
         preprocessing=model.preprocessing or preprocessing_of(batches),
         origin=Origin(
-            images=_updated_images(model, prototypes, batches, offset, settings.gallery.n_images),
+            images=_updated_images(model, prototypes, batches, offset, n_images),
             value_range=model.value_range,
             provenance={
                 **model.provenance,
                 **({} if calibration is None else {"calibration": calibration.to_dict()}),
                 "joined": [*model.provenance.get("joined", []), entry],
-                "n_samples": offset + len(store),
+                **({} if n_before is None else {"n_samples": n_before + len(store)}),
+                "skipped": model.provenance.get("skipped", 0) + len(store.skipped),
+                "next_sample": offset + store.next_index,
             },
             training_keys=_merged_keys(model.training_keys, record_of(batches)[1]),
             training_names=_updated_names(model, prototypes, batches, offset),
@@ -146,13 +151,15 @@ def _previous_data(
     return previous.embeddings, labels, previous.indices
 
 
-def _first_new_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
-    """Returns the number of the first new sample: one more than that of any previous sample."""
-    nearest = model.prototypes.nearest
-    last = int(nearest.max()) if nearest.numel() else -1
-    if previous is not None:
-        last = max(last, int(previous.indices.max(initial=-1)))
-    return max(int(model.provenance.get("n_samples") or 0), last + 1)
+def _next_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
+    """Returns the number of the first new sample, which no previous sample has, not even one that was left out."""
+    recorded = model.provenance.get("next_sample")
+    if recorded is not None:
+        return int(recorded)
+    nearest = model.prototypes.nearest  # a model of an earlier version
+    known = [int(nearest.max()) + 1 if nearest.numel() else 0]
+    known.append(int(model.provenance.get("n_samples") or 0) + int(model.provenance.get("skipped") or 0))
+    return max(*known, 0 if previous is None else previous.next_index)
 
 
 def _survey_update(
@@ -162,6 +169,7 @@ def _survey_update(
     new_data: tuple[np.ndarray, np.ndarray, np.ndarray],
     previous_data: tuple[np.ndarray, np.ndarray, np.ndarray] | None,
     offset: int,
+    nearest_from: Literal["class", "any"],
 ) -> Prototypes:
     """Returns the updated prototypes with the training data behind each; exact if the previous embeddings are given.
 
@@ -172,15 +180,16 @@ def _survey_update(
         new_data: Embeddings [N, D], labels [N] and indices [N] of the new samples.
         previous_data: The same of the previous samples, or None.
         offset: Number to add to the new samples' indices.
+        nearest_from: As in the conversion.
     """
     embeddings, labels, indices = new_data
     new_survey = Survey.empty(len(updated), old_prototypes.nearest.shape[1] or 1, updated.vectors.dtype)
     if previous_data is None:
-        new_survey.add(updated, similarity, embeddings, labels, indices)
+        new_survey.add(updated, similarity, embeddings, labels, indices, nearest_from=nearest_from)
         touched = [k for k in range(old_prototypes.n_classes) if bool((labels == k).any())]
         return merge_statistics(old_prototypes, new_survey, updated, touched, offset)
-    new_survey.add(updated, similarity, *previous_data)
-    new_survey.add(updated, similarity, embeddings, labels, indices + offset)
+    new_survey.add(updated, similarity, *previous_data, nearest_from=nearest_from)
+    new_survey.add(updated, similarity, embeddings, labels, indices + offset, nearest_from=nearest_from)
     return new_survey.finish(updated)
 
 
@@ -387,22 +396,23 @@ def _updated_names(
 
 
 def _updated_images(
-    model: PrototypeModel, prototypes: Prototypes, batches: Batches | None, offset: int, n_images: int
+    model: PrototypeModel, prototypes: Prototypes, batches: Batches | None, offset: int, n_images: int | None
 ) -> Tensor | None:
     """Returns the pixels of each prototype's nearest images [P, M, H, W, C].
 
-    Images of previous samples come from the model; images of new samples are read from the data.
+    Images of previous samples come from the model; images of new samples are read from the data. ``n_images`` is None
+    for as many as the model has.
 
     Returns:
         None if none are asked for or the model has none; also, with a warning, if an image is available from neither.
     """
     old_images = model.images
-    if old_images is None or model.value_range is None or not n_images:
+    if old_images is None or model.value_range is None or n_images == 0:
         return None
     if batches is None or not batches.can_fetch:
         _warn_without_images("the new data are no images that can be read one by one")
         return None
-    n_per_prototype = min(old_images.shape[1], n_images)
+    n_per_prototype = old_images.shape[1] if n_images is None else min(old_images.shape[1], n_images)
     indices = prototypes.nearest[:, :n_per_prototype]
     indices = torch.where(indices < 0, indices[:, :1], indices)  # too few images: repeat the nearest
     image_of = {
@@ -411,7 +421,7 @@ def _updated_images(
         for index, image in zip(row, images, strict=False)
     }
     new = torch.unique(indices[indices >= offset])
-    for rows in new.split(batches.batch_size):
+    for rows in new.split(batches.batch_size) if len(new) else ():
         inputs = batches.fetch((rows - offset).tolist())
         pixels = pixels_of(inputs, model.value_range.cpu(), model.preprocessing)
         if pixels.shape[1:] != old_images.shape[2:]:

@@ -74,6 +74,11 @@ class EmbeddingStore:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def next_index(self) -> int:
+        """A number above those of all samples of the data, also of those that could not be read."""
+        return max(len(self) + len(self.skipped), int(self.indices.max(initial=-1)) + 1)
+
     def __repr__(self) -> str:
         where = "in memory" if self.folder is None else f"in {str(self.folder)!r}"
         n_classes = len(np.unique(self.labels)) if self.class_names is None else len(self.class_names)

@@ -362,7 +362,7 @@ def _attributes(context: Context, _run: int) -> SectionResult:
     if not nearest.shape[1]:
         raise LookalikeError("the model does not know the nearest training images of its prototypes")
     provenance = context.model.provenance
-    n_images = provenance.get("n_samples", 0) + provenance.get("skipped", 0)
+    n_images = provenance["n_samples"] + provenance.get("skipped", 0) if "n_samples" in provenance else 0
     drawn = context.train_rows
     is_of_all = drawn is not None and len(drawn) == n_images and drawn.max() < len(context.attributes)
     if n_images and not context.model.has_patches and len(context.attributes) != n_images and not is_of_all:

@@ -48,7 +48,8 @@ class Onward:
             n_prototypes: Number of prototypes of each new class; None takes the number of the conversion.
             seed: Seed of the clustering; None takes the seed of the conversion.
             **options: ``clusterer``, ``n_init``, ``temperature``, ``n_images``, ``batch_size``, ``num_workers``,
-                ``on_error``, ``precision``, ``progress``, as for ``convert``.
+                ``on_error``, ``precision``, ``progress``, as for ``convert``; without ``n_images``, each prototype
+                keeps as many images as it has.
 
         Returns:
             A new model; this one is not changed. The numbers of new samples follow those of the previous ones.

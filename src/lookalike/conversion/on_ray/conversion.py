@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, ParamSpec
 
 import numpy as np
-import torch
 from torch import nn
 
 from lookalike._core import checks
@@ -20,6 +19,7 @@ from lookalike._core.provenance import versions
 from lookalike._core.untouched import copy_of, process_settings, undoing
 from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, lock_in
+from lookalike.conversion.assembling import ModelPieces, assemble
 from lookalike.conversion.cluster_folder import similarity_key
 from lookalike.conversion.on_ray.cluster import connected, import_ray, n_nodes
 from lookalike.conversion.on_ray.embedding import Actors, embed_shards
@@ -39,15 +39,17 @@ from lookalike.conversion.steps import (
     checked_class_names,
     cut_classifier,
     options_record,
+    preprocessing_for_model,
     preprocessing_that_comes_with,
+    warn_of_few,
 )
 from lookalike.conversion.temperature import Temperature, fit_temperature
-from lookalike.data import warn_of_transparency
+from lookalike.data import Batches, Preprocessing, warn_of_transparency
+from lookalike.data.copies import warn_of_copies
 from lookalike.embedding.key import embedding_key
 from lookalike.encoder import Encoder, LoadedClassifier, ordered
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
-from lookalike.model.images import Origin, read_prototype_images, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, given_lengths, make_similarity
 
@@ -161,11 +163,7 @@ def _convert(
         n_actors = job.embed()
         embedded = time.perf_counter()
         learned = job.learn()
-        images, value_range = _images(job.sharded, learned.prototypes, settings.gallery.n_images)
-        source = job.source
-        if isinstance(source, MapStyle):
-            warn_of_transparency(source.batches.dataset, "training")
-        split, keys = record_of(source.batches if isinstance(source, MapStyle) else None)
+        batches = _data_of_images(job.sharded, learned.prototypes, settings.gallery.n_images)
         skipped = {index: message for shard in job.shards for index, message in shard.skipped.items()}
         _warn_of_skipped(skipped)
         nodes = n_nodes()
@@ -177,10 +175,10 @@ def _convert(
         "n_samples": learned.n_samples,
         "skipped": len(skipped),
         "skipped_samples": [skipped[index] for index in sorted(skipped)],
+        "next_sample": max(shard.last for shard in job.shards) + 1,
+        "precision": "float32",
         "embed_seconds": round(embedded - started, 3),
-        "convert_seconds": round(time.perf_counter() - started, 3),
         "fingerprints": job.fingerprints,
-        "split": split,
         "cluster": {
             "nodes": nodes,
             "actors": n_actors,
@@ -189,14 +187,9 @@ def _convert(
         },
         "versions": {**versions(), "ray": import_ray().__version__},
     }
-    return PrototypeModel(
-        job.encoder,
-        learned.prototypes,
-        learned.similarity,
-        NearestPrototype(settings.probabilities.probabilities, learned.temperature.value),
-        preprocessing=source.preprocessing,
-        origin=Origin(images=images, value_range=value_range, provenance=provenance, training_keys=keys),
-    )
+    classifier = NearestPrototype(settings.probabilities.probabilities, learned.temperature.value)
+    pieces = ModelPieces(job.encoder, learned.prototypes, learned.similarity, classifier)
+    return assemble(pieces, batches, job.preprocessing, settings, provenance, started)
 
 
 @dataclass(frozen=True)
@@ -219,6 +212,7 @@ class _Job:
         encoder: The classifier before its head.
         similarity: The similarity, before it is fitted.
         source: The data as the user gave them.
+        preprocessing: What images go through before the model, if it is known.
         sharded: The data, split into jobs for actors.
         shards_folder: Folder of the embeddings.
         classes_folder: Folder of the classes' prototypes.
@@ -231,6 +225,7 @@ class _Job:
     encoder: Encoder
     similarity: Similarity
     source: Source
+    preprocessing: Preprocessing | None
     sharded: ShardedSource
     shards_folder: Path
     classes_folder: Path
@@ -260,7 +255,8 @@ class _Job:
         counts = _count_samples(shards, repeated)
         n_samples, n_labels = sum(counts.values()), max(counts) + 1
         names = checked_class_names(settings.class_names, self.source.class_names, n_labels - 1, n_samples)
-        check_classes(np.array([counts.get(k, 0) for k in range(max(n_labels, len(names)))]), names)
+        images_of_class = np.array([counts.get(k, 0) for k in range(max(n_labels, len(names)))])
+        check_classes(images_of_class, names)
         similarity = fit_similarity(self.similarity, shards, self.encoder.embedding_dim, self.encoder.head_weight)
         temperature_option = settings.probabilities.temperature
         holds_out = temperature_option == "auto"
@@ -270,6 +266,7 @@ class _Job:
             )
         for note in learned.notes:
             warn_of(note)
+        warn_of_few(images_of_class, learned.prototypes)
         reading = settings.probabilities.probabilities
         if temperature_option == "auto":
             temperature = fit_temperature(learned.held_out, similarity, reading)
@@ -296,12 +293,17 @@ def _open_job(
     folder: Path,
 ) -> _Job:
     """Opens the data, cuts the classifier, and checks that the working folder belongs to this conversion."""
-    preprocessing = settings.reading.preprocessing or preprocessing_that_comes_with(model)
+    model_preprocessing = preprocessing_that_comes_with(model)
+    preprocessing = settings.reading.preprocessing or model_preprocessing
     batch_size = settings.reading.batch_size or _BATCH_SIZE
     # whole batches per shard, so that the batches are the same as on one machine
     shard_rows = -(-cluster.shard_rows // batch_size) * batch_size
     source = open_source(data, preprocessing, settings.class_names, shard_rows)
-    _warn_if_random(source)
+    if isinstance(source, MapStyle):
+        _warn_if_random(source.batches)
+        warn_of_transparency(source.batches.dataset, "training")
+        warn_of_copies(source.batches.dataset)
+        preprocessing = preprocessing_for_model(source.batches, settings.reading, model_preprocessing)
     class_names = settings.class_names or source.class_names
     encoder = cut_classifier(model, source.first_rows(), settings.cut)
     encoder = ordered(encoder, settings.cut.class_order, class_names)
@@ -320,11 +322,14 @@ def _open_job(
     shards_folder, classes_folder = prepare_folder(folder, key)
     fingerprints = {name: key[name] for name in ("weights", "data", "transform")}
     sharded = source.sharded(folder)
-    return _Job(cluster, settings, encoder, similarity, source, sharded, shards_folder, classes_folder, fingerprints)
+    return _Job(
+        cluster, settings, encoder, similarity, source, preprocessing, sharded, shards_folder, classes_folder,
+        fingerprints,
+    )  # fmt: skip
 
 
-def _warn_if_random(source: Source) -> None:
-    if isinstance(source, MapStyle) and source.batches.is_random():
+def _warn_if_random(batches: Batches) -> None:
+    if batches.is_random():
         warn_of(
             "reading the same sample twice gives different inputs: the data are augmented at random, and the "
             "embeddings with them; use the transform without augmentation"
@@ -353,13 +358,10 @@ def _count_samples(shards: list[Shard], repeated: dict[int, np.ndarray]) -> dict
     return counts
 
 
-def _images(
-    source: ShardedSource, prototypes: Prototypes, n_images: int
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """Reads the training images nearest to each prototype."""
+def _data_of_images(source: ShardedSource, prototypes: Prototypes, n_images: int) -> Batches:
+    """Returns data from which the training images that show the prototypes can be read."""
     nearest = prototypes.nearest[:, : max(n_images, 1)]
-    batches = source.fetch(np.unique(nearest[nearest >= 0].numpy()))
-    return read_prototype_images(batches, prototypes, n_images, source.preprocessing)
+    return source.fetch(np.unique(nearest[nearest >= 0].numpy()))
 
 
 def _warn_of_skipped(skipped: dict[int, str]) -> None:

@@ -19,6 +19,7 @@ from lookalike.conversion.on_ray.shards import Rows, damaged_shards, open_shards
 from lookalike.conversion.on_ray.sources import ShardedSource
 from lookalike.data import Batches
 from lookalike.embedding import name_samples
+from lookalike.embedding.rows import MemoryAwareEmbedder
 from lookalike.encoder import Encoder, device_of, dtype_of, place
 
 _COMPLETE_MARK = "complete"
@@ -83,6 +84,7 @@ class Embedder:
         self._batch_size = batch_size
         self._on_error = on_error
         self._encoder.model.to(torch.device("cuda" if gpu else "cpu"))
+        self._embedder = MemoryAwareEmbedder(self._encoder)
 
     def ready(self) -> None:
         """Returns when the actor has started."""
@@ -131,7 +133,7 @@ class Embedder:
         broken: list[int] = []
         with torch.no_grad(), Accelerated():
             for batch in batches:
-                z, scores = self._encoder.embed_and_score(place(batch.inputs, device, dtype))
+                z, scores = self._embedder.embed(place(batch.inputs, device, dtype))
                 z = z.float()
                 broken += batch.indices[(~z.isfinite().all(1)).cpu().numpy()].tolist()
                 embedded.append((batch.indices, batch.labels, z.cpu().numpy()))
