@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from lookalike import Encoder, LookalikeError, convert, explain
 from lookalike.parts import contributions, difference, explain_parts, pair_regions
@@ -286,6 +287,17 @@ def test_images_of_several_sizes_are_explained_apart(data):
     large = torch.rand(2, 1, 12, 8)
     assert contributions(model, large).maps.shape == (2, 6, 4)
     assert contributions(model, data[0][:2]).maps.shape == (2, 4, 4)
+
+
+def test_a_model_of_patches_says_the_size_of_the_images_that_it_is_given(data):
+    """Positions of 2×2 pixels: images of 9×9 have as many as those of 8×8, which the model was made from."""
+    model = convert(make_net(), data, n_prototypes=2, level="patch", temperature=1.0)
+    images = torch.rand(2, 1, 9, 9)
+    segments, added = model.segment(images), contributions(model, images)
+    assert segments.image_size == added.image_size == segments.images.shape[1:3] == (9, 9)
+    assert segments.upsampled().shape == added.upsampled().shape == (2, 9, 9)
+    with pytest.raises(LookalikeError, match=r"of several sizes \(8×8, 9×9\)"):
+        model.segment(DataLoader([(x, 0) for x in (torch.rand(1, 8, 8), torch.rand(1, 9, 9))]), batch_size=1)
 
 
 @pytest.mark.parametrize("level", ["image", "patch"])

@@ -214,7 +214,7 @@ def value_range_of_model(model: PrototypeModel) -> tuple[Tensor, Tensor]:
 
 
 def _correlation(maps: Tensor, other_maps: Tensor) -> float:
-    return mean_of_finite(correlations_of(maps.flatten(1).double(), other_maps.flatten(1).double()))
+    return mean_of_finite(correlations_of(maps.flatten(1), other_maps.flatten(1)))
 
 
 def foreground(pixels: Tensor) -> Tensor:

@@ -1,10 +1,10 @@
 """Signed agreement of two relevance maps: their Pearson correlation over the pixels."""
 
-import torch
 from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike.relevance.stability import correlations_of
 
 
 def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
@@ -33,21 +33,6 @@ def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
     black_box_maps = checks.tensor("black_box_maps", black_box_maps, ("N", "H", "W"), kind="number", empty=False)
     if maps.shape != black_box_maps.shape:
         raise LookalikeError(f"the maps have shapes {tuple(maps.shape)} and {tuple(black_box_maps.shape)}")
-    a, b = _centred(maps), _centred(black_box_maps)
-    correlations = (a * b).sum(1)
-    constant = (a.abs().amax(1) == 0) | (b.abs().amax(1) == 0)
-    return correlations.clamp(-1, 1).masked_fill(constant, torch.nan)
-
-
-def _centred(maps: Tensor) -> Tensor:
-    """Flattens maps to rows [N, H·W] of mean 0 and length 1; a constant map becomes zeros."""
-    if not bool(maps.isfinite().all()):
+    if not bool(maps.isfinite().all() and black_box_maps.isfinite().all()):
         raise LookalikeError("a relevance map has NaN or infinite values")
-    values = maps.double().flatten(1)
-    largest = values.abs().amax(1, keepdim=True)
-    values = values / largest.clamp_min(torch.finfo(torch.float64).tiny)  # squares of tiny values would underflow
-    centred = values - values.mean(1, keepdim=True)
-    length = centred.norm(dim=1, keepdim=True)
-    return torch.where(
-        length > 1e-9, centred / length.clamp_min(1e-9), 0.0
-    )  # a shorter row is a constant map with rounding errors
+    return correlations_of(maps.flatten(1), black_box_maps.flatten(1))

@@ -26,7 +26,7 @@ from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead, NearestPrototype
 from lookalike.model.decision import PatchDecision
 from lookalike.model.similarity import Cosine, Dot, Similarity
-from lookalike.parts.per_image import PerImage
+from lookalike.parts.per_image import PerImage, one_size
 from lookalike.parts.segmentation import batches_of
 
 # similarities that fall with the distance, strictly or but for rounding: their order is that of the distances
@@ -94,9 +94,7 @@ def contributions(
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     results = [explained for _, explained in explained_batches(model, inputs, target, rival, batch_size)]
-    if len({explained.image_size for explained in results}) > 1:
-        sizes = sorted({f"{height}×{width}" for height, width in (explained.image_size for explained in results)})
-        raise LookalikeError(f"the images are of several sizes ({', '.join(sizes)}): explain those of each size alone")
+    one_size({explained.image_size for explained in results})
     return _join(results)
 
 
@@ -124,19 +122,18 @@ def explained_batches(
         reader = reader_of(model, x)
         maps, embeddings = reader.maps_and_embeddings(x)
         zeros = zeros_if_finite(embeddings if reader.is_pooled else maps.flatten(1))
+        size = (x.shape[2], x.shape[3])  # a model of patches takes images of any size that gives its positions
         of_rows = [given.of_rows(first, len(x)) for given in (targets, rivals)]
         if isinstance(model.classifier, PatchDecision):
-            explained, owned = _of_patches(model, reader, maps, *of_rows, rather_than_next=rather_than_next), None
+            explained, owned = _of_patches(model, maps, size, *of_rows, rather_than_next=rather_than_next), None
         else:
-            explained, owned = _of_whole_images(model, reader, maps, embeddings, *of_rows)
+            explained, owned = _of_whole_images(model, maps, embeddings, size, *of_rows)
         check_zeros(zeros, first)
         if owned is not None:
             for has_one, given in zip(owned.cpu(), of_rows, strict=True):
                 _check_have_prototypes(model, has_one, given)
         yield x, explained
         first += len(x)
-    if not first:
-        raise LookalikeError("there are no images to explain")
     targets.check_count(first)
     rivals.check_count(first)
 
@@ -163,9 +160,9 @@ def reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
 
 def _of_whole_images(
     model: PrototypeModel,
-    reader: PatchEncoder,
     maps: Tensor,
     embeddings: Tensor,
+    image_size: tuple[int, int],
     target: Tensor | None,
     rival: Tensor | None,
 ) -> tuple[Contributions, Tensor]:
@@ -187,7 +184,7 @@ def _of_whole_images(
     if bias is not None:  # no position adds it: it is the residual
         values = values + bias[labels[p]] - bias[labels[q]]
     owned = torch.stack([is_target, is_rival]).any(2)
-    return _result(reader, by_position, values, p, q, of_prototypes=True, meaning=meaning), owned
+    return _result(image_size, by_position, values, p, q, of_prototypes=True, meaning=meaning), owned
 
 
 def _best_prototype(scores: Tensor, allowed: Tensor | None) -> Tensor:
@@ -211,8 +208,8 @@ def _check_have_prototypes(model: PrototypeModel, has_one: Tensor, classes: Tens
 
 def _of_patches(
     model: PrototypeModel,
-    reader: PatchEncoder,
     maps: Tensor,
+    image_size: tuple[int, int],
     target: Tensor | None,
     rival: Tensor | None,
     *,
@@ -232,7 +229,7 @@ def _of_patches(
         by_position = by_position - _column(by_patch, rival.to(device))
         values = values - scores.gather(1, rival.to(device)[:, None])[:, 0]
     meaning = "score of the class" if rival is None else "lead in score over the other class"
-    return _result(reader, by_position.unflatten(1, reader.grid), values, targets, rival, False, meaning)
+    return _result(image_size, by_position.view(len(maps), *maps.shape[2:]), values, targets, rival, False, meaning)
 
 
 def _bias_of(model: PrototypeModel) -> Tensor | None:
@@ -317,7 +314,7 @@ def _column(by_patch: Tensor, classes: Tensor) -> Tensor:
 
 
 def _result(
-    reader: PatchEncoder,
+    image_size: tuple[int, int],
     maps: Tensor,
     values: Tensor,
     targets: Tensor,
@@ -337,7 +334,7 @@ def _result(
         None if rivals is None else classes[1],
         of_prototypes,
         meaning,
-        reader.image_size,
+        image_size,
     )
 
 

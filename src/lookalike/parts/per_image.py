@@ -1,4 +1,4 @@
-"""What there is one of per image: classes or prototypes that a user gives, and pictures to draw on."""
+"""Arguments that are given once or once per image, pictures to draw on, and the one size of all images."""
 
 import numbers
 from dataclasses import dataclass
@@ -21,6 +21,18 @@ def drawable(picture: T | None) -> T:
     if picture is None:
         raise LookalikeError("there is nothing to draw: the value range of the images is not known")
     return picture
+
+
+def one_size(sizes: set[tuple[int, int]]) -> tuple[int, int]:
+    """Returns the height and the width of images that are all of one size.
+
+    Raises:
+        LookalikeError: If they are of several sizes.
+    """
+    if len(sizes) > 1:
+        listed = ", ".join(f"{height}×{width}" for height, width in sorted(sizes))
+        raise LookalikeError(f"the images are of several sizes ({listed}): take those of each size alone")
+    return next(iter(sizes))
 
 
 @dataclass(frozen=True)

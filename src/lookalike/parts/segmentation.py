@@ -16,7 +16,7 @@ from lookalike.encoder.finite import check_finite_rows
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model import PrototypeModel
 from lookalike.model.decision import PatchDecision
-from lookalike.parts.per_image import drawable
+from lookalike.parts.per_image import drawable, one_size
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -102,6 +102,7 @@ def segment(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> Segment
     labels, fields = model.prototypes.labels, ("concepts", "classes", "similarities", "probabilities")
     results: dict[str, list[Tensor]] = {name: [] for name in fields}
     pixels: list[Tensor | None] = []
+    sizes: set[tuple[int, int]] = set()  # the model takes images of any size that gives its positions
     first = 0
     for x in batches_of(model, inputs, batch_size):
         evidence = finite_evidence(model, x, first)
@@ -113,10 +114,12 @@ def segment(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> Segment
         for name, value in zip(fields, values, strict=True):
             results[name].append(value.unflatten(1, encoder.grid).cpu())
         pixels.append(model.to_pixels(x))
+        sizes.add((x.shape[2], x.shape[3]))
+    image_size = one_size(sizes)
     pixel_batches = [batch for batch in pixels if batch is not None]
     return Segments(
         **{name: torch.cat(values) for name, values in results.items()},
-        image_size=encoder.image_size,
+        image_size=image_size,
         images=torch.cat(pixel_batches) if len(pixel_batches) == len(pixels) else None,
         class_names=model.class_names,
         labels=labels.cpu(),

@@ -13,16 +13,30 @@ NOISE = 0.01  # relative to the value range
 _DRAWS = 3  # of noise per image
 
 
+_CONSTANT = 1e-9  # length of a centred row, of largest value 1, below which only rounding is left of it
+
+
 def correlations_of(first: Tensor, second: Tensor) -> Tensor:
-    """Returns Pearson's correlation between the rows of two tensors [N, F]; NaN if a row is constant.
+    """Returns Pearson's correlation between the rows of two tensors [N, F], as float64; NaN if a row is constant.
 
     Example:
         >>> round(float(correlations_of(torch.tensor([[1.0, 2, 3]]), torch.tensor([[3.0, 2, 1]]))), 6)
         -1.0
+        >>> float(correlations_of(torch.tensor([[0.1, 0.1, 0.1]]), torch.tensor([[3.0, 2, 1]])))
+        nan
     """
-    a, b = (rows - rows.mean(1, keepdim=True) for rows in (first, second))
-    size = a.norm(dim=1) * b.norm(dim=1)
-    return torch.where(size > 0, (a * b).sum(1) / size, torch.nan)
+    a, b = _unit_rows(first), _unit_rows(second)
+    is_constant = (a.abs().amax(1) == 0) | (b.abs().amax(1) == 0)
+    return (a * b).sum(1).clamp(-1, 1).masked_fill(is_constant, torch.nan)
+
+
+def _unit_rows(rows: Tensor) -> Tensor:
+    """Returns rows of mean 0 and length 1; zeros for a constant row."""
+    values = (rows.cpu() if rows.device.type == "mps" else rows).double()  # Apple's GPUs have no float64
+    values = values / values.abs().amax(1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    centred = values - values.mean(1, keepdim=True)  # scaled before, as squares of tiny values would underflow
+    length = centred.norm(dim=1, keepdim=True)
+    return torch.where(length > _CONSTANT, centred / length.clamp_min(_CONSTANT), 0.0)
 
 
 def uniform_noise(x: Tensor, radius: Tensor, *, first: int = 0, draw: int = 0, seed: int = 0) -> Tensor:
