@@ -99,6 +99,15 @@ def test_wrong_numbers_are_told(number, message):
         PrototypeClassifier(number).fit(Z, Y)
 
 
+@pytest.mark.parametrize(
+    ("number", "classes"),
+    [({None: 2, 1: 3}, Y), ({0: 2, 1: 3, 2: 2}, Y.astype(float)), ({0.0: 2, 1.0: 3, None: 2}, Y), ({"1": 3, None: 2}, Y)],
+)
+def test_numbers_are_given_by_class_whatever_its_type(number, classes):
+    model = PrototypeClassifier(number).fit(Z, classes)
+    assert np.unique(model.prototype_classes_, return_counts=True)[1].tolist() == [2, 3, 2]
+
+
 def test_a_class_without_samples_is_named():
     with pytest.raises(LookalikeError, match="class 'frog' has no training samples"):
         learn_prototypes(Z, Y, ["a", "b", "c", "frog"], make_similarity("l2"))

@@ -127,3 +127,9 @@ def test_a_registered_class_is_called_what_it_is_registered_as():
         pass
 
     assert (First.name, Second.name) == ("one", "three")
+
+
+def test_it_is_imported_where_there_are_no_forks():
+    """As on Windows."""
+    code = "import os; del os.register_at_fork; import sys; sys.modules['fcntl'] = None; from lookalike import convert"
+    subprocess.run([sys.executable, "-c", code], check=True)

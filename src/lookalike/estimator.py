@@ -22,7 +22,8 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
     """Classifies by the most similar of a few prototypes per class: KMEx on embeddings of any modality.
 
     Args:
-        n_prototypes: Number per class: one for all classes, a mapping from class to number, or ``"auto"``.
+        n_prototypes: Number per class: one for all classes, ``"auto"``, or a mapping from class to number, in which the
+            key None stands for all other classes.
         similarity: The name of a registered similarity.
         similarity_options: Options of the similarity, e.g. ``{"sigma": 2.0}``.
         clusterer: The name of a registered clusterer.
@@ -96,12 +97,15 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         temperature = check_temperature(self.temperature)
         seed = _seed(self.random_state)
         number: NPrototypes = self.n_prototypes
-        if isinstance(number, Mapping):
-            number = {str(name): count for name, count in number.items()}
+        if isinstance(number, Mapping):  # from class to number; 1 and 1.0 are one class, and None is all others
+            names = {value: str(value) for value in self.classes_.tolist()}
+            number = {
+                key if key is None else names.get(key, str(key)): count for key, count in self.n_prototypes.items()
+            }
         learned = learn_prototypes(
             X,
             labels,
-            [str(name) for name in self.classes_],
+            [str(value) for value in self.classes_.tolist()],
             self.similarity_,
             Clustering(number, self.clusterer, self.n_init, seed),
         )

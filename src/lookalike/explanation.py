@@ -1,6 +1,6 @@
 """This looks like that: why a model predicts what it predicts (paper section 3.3)."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_type_hints
 
@@ -368,16 +368,14 @@ def _batches_to_explain(
         LookalikeError: If the number of labels or names is not the number of inputs.
     """
     batches: Iterable[InputBatch] = model.read_inputs(inputs, batch_size)
-    arguments = {"labels": labels, "names": names}
-    if any(values is not None for values in arguments.values()):
+    counts = {name: len(values) for name, values in (("labels", labels), ("names", names)) if values is not None}
+    if isinstance(inputs, Tensor | np.ndarray):  # in memory already; other data are counted as they are read
         batches = list(batches)
-        n_inputs = sum(n_rows(batch.inputs) for batch in batches)
-        for argument, values in arguments.items():
-            if values is not None and len(values) != n_inputs:
-                raise LookalikeError(f"there are {n_inputs} inputs and {len(values)} {argument}")
+        _check_counts(counts, sum(n_rows(batch.inputs) for batch in batches), is_all=True)
     first = 0
     for batch in batches:
         rows = n_rows(batch.inputs)
+        _check_counts(counts, first + rows)
         batch_labels = None
         if batch.labels is not None and batch.class_names == model.class_names:
             batch_labels = checks.class_indices("labels", batch.labels, model.n_classes).tolist()
@@ -394,6 +392,18 @@ def _batches_to_explain(
                 None if batch_labels is None else batch_labels[chunk],
             )
         first += rows
+    _check_counts(counts, first, is_all=True)
+
+
+def _check_counts(counts: Mapping[str, int], n_inputs: int, is_all: bool = False) -> None:
+    """Checks that there are as many labels and names as inputs, of which there may be more to come.
+
+    Raises:
+        LookalikeError: If there are not.
+    """
+    for name, count in counts.items():
+        if n_inputs > count or (is_all and n_inputs < count):
+            raise LookalikeError(f"there are {'' if is_all else 'at least '}{n_inputs} inputs and {count} {name}")
 
 
 def _with_maps(

@@ -126,7 +126,8 @@ def _forget_other_threads() -> None:
     _LOCK = threading.RLock()
 
 
-os.register_at_fork(after_in_child=_forget_other_threads)
+if hasattr(os, "register_at_fork"):  # Windows has no forks
+    os.register_at_fork(after_in_child=_forget_other_threads)
 # by id, as modules may define equality; the entry holds its module, so that no other object can get the same id
 _USERS_BY_ID: dict[int, _ModuleUsers] = {}
 

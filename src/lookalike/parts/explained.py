@@ -8,12 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError
 from lookalike.model import PrototypeModel
 from lookalike.parts.comparison import Difference, difference
 from lookalike.parts.pairing import PairedRegions, pairs_with_images
 from lookalike.parts.per_image import PerImage
-from lookalike.parts.segmentation import Segments, segment
+from lookalike.parts.segmentation import Segments, batches_of, segment
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,10 @@ def explain_parts(
         LookalikeError: As ``difference`` and ``pair_regions`` do, except that prototypes without images have no pairs.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    batches = [batch.inputs for batch in model.read_inputs(inputs, batch_size)]
-    if not batches:
-        raise LookalikeError("there are no images to explain")
     targets = PerImage.of("target", target, model.n_classes)
     compared = PerImage.of("prototype", None if model.has_patches else nearest, len(model.prototypes), "prototype")
     results: list[ExplainedParts] = []
-    for x in batches:
+    for x in batches_of(model, inputs, batch_size):
         to_explain, compared_with = (asked.of_rows(len(results), len(x)) for asked in (targets, compared))
         differences: list[Difference] | list[None] = [None] * len(x)
         if model.n_classes > 1:
