@@ -101,7 +101,12 @@ def test_wrong_numbers_are_told(number, message):
 
 @pytest.mark.parametrize(
     ("number", "classes"),
-    [({None: 2, 1: 3}, Y), ({0: 2, 1: 3, 2: 2}, Y.astype(float)), ({0.0: 2, 1.0: 3, None: 2}, Y), ({"1": 3, None: 2}, Y)],
+    [
+        ({None: 2, 1: 3}, Y),
+        ({0: 2, 1: 3, 2: 2}, Y.astype(float)),
+        ({0.0: 2, 1.0: 3, None: 2}, Y),
+        ({"1": 3, None: 2}, Y),
+    ],
 )
 def test_numbers_are_given_by_class_whatever_its_type(number, classes):
     model = PrototypeClassifier(number).fit(Z, classes)

@@ -99,9 +99,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
         number: NPrototypes = self.n_prototypes
         if isinstance(number, Mapping):  # from class to number; 1 and 1.0 are one class, and None is all others
             names = {value: str(value) for value in self.classes_.tolist()}
-            number = {
-                key if key is None else names.get(key, str(key)): count for key, count in self.n_prototypes.items()
-            }
+            number = {key if key is None else names.get(key, str(key)): count for key, count in number.items()}
         learned = learn_prototypes(
             X,
             labels,

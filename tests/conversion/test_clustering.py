@@ -40,6 +40,17 @@ def test_no_cluster_is_empty_and_every_point_goes_to_its_nearest_centre(method, 
 
 
 @pytest.mark.parametrize("method", list(CLUSTERERS))
+@pytest.mark.parametrize("noise", [1e-8, 1e-7, 1e-6, 1e-5])
+def test_points_that_differ_by_rounding_alone_make_fewer_clusters(method, noise):
+    rng = np.random.default_rng(0)
+    points = np.repeat(rng.normal(size=(2, 8)), 4, 0) + noise * rng.normal(size=(8, 8))
+    found = cluster(points.astype(np.float32), 5, method)
+    assert 2 <= len(found.centres) <= 5
+    assert np.bincount(found.labels, minlength=len(found.centres)).min() > 0
+    assert not set(found.labels[:4]) & set(found.labels[4:])
+
+
+@pytest.mark.parametrize("method", list(CLUSTERERS))
 def test_same_seed_same_bits(method):
     points, _ = modes(spread=3.0)
     first, second = (cluster(points, 5, method, seed=7) for _ in range(2))

@@ -7,7 +7,7 @@ import torch
 from lookalike import convert
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.conversion.clustering import cluster
-from lookalike.conversion.out_of_core import bytes_of, cluster_in_parts, streamed_classes
+from lookalike.conversion.out_of_core import _improve, bytes_of, cluster_in_parts, streamed_classes
 from lookalike.conversion.per_class import Clustering, learn_prototypes
 from lookalike.embedding import EmbeddingStore, embed
 from lookalike.encoder import Encoder
@@ -72,6 +72,13 @@ def test_the_sample_is_clustered_as_asked(monkeypatch):
     first = cluster_in_parts(len(z), lambda rows: z[rows], lambda _: 4, "kmedoids", seed=0, **options)
     assert np.array_equal(default, first)
     assert len(found) == 4
+
+
+def test_a_centre_that_loses_all_its_points_is_none():
+    points = np.concatenate([np.zeros((20, 2)), np.ones((20, 2))]).astype(np.float32)
+    far = np.array([[0, 0.1], [1, 0.9], [50, 50]], np.float32)
+    centres = _improve(far, lambda: iter(np.split(points, 4)))
+    np.testing.assert_allclose(centres, [[0, 0], [1, 1]])
 
 
 def test_other_methods_keep_what_a_sample_tells():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.errors import warn_of
 from lookalike._core.registry import Registry
 
 Array = np.ndarray
@@ -91,7 +91,7 @@ def cluster(points: Array, n_clusters: int, clusterer: str = "kmeans", *, n_init
 
     Args:
         points: [n, D], finite.
-        n_clusters: Number of clusters; the result has fewer if there are fewer distinct points.
+        n_clusters: Number of clusters; the result has fewer if fewer points differ by more than rounding.
         clusterer: Name of a registered clusterer.
         n_init: Number of random starts, of which the best counts.
         seed: Seed. The same seed gives the same clusters, bit for bit.
@@ -391,15 +391,28 @@ def _lloyd(points: Array, centres: Array, device: torch.device | None = None, ma
             break
         previous = labels
         counts = torch.from_numpy(np.bincount(labels, minlength=len(centres)))[:, None]
-        sums = torch.zeros(centres.shape, dtype=torch.float64)
-        for rows, labels_of_rows in zip(x.split(_ROWS), torch.from_numpy(labels).split(_ROWS), strict=True):
-            sums += torch.zeros(centres.shape, dtype=x.dtype).index_add_(0, labels_of_rows, rows)
-        centres = (sums / counts).to(x.dtype).numpy()
+        centres = (sums_of_clusters(x, torch.from_numpy(labels), len(centres)) / counts).to(x.dtype).numpy()
     return centres
+
+
+def sums_of_clusters(points: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
+    """Returns the sum of each cluster's points [k, D], as float64.
+
+    Args:
+        points: [n, D], on the CPU.
+        labels: The points' clusters [n].
+        n_clusters: k.
+    """
+    sums = torch.zeros(n_clusters, points.shape[1], dtype=torch.float64)
+    for rows, labels_of_rows in zip(points.split(_ROWS), labels.split(_ROWS), strict=True):
+        sums += torch.zeros(sums.shape, dtype=points.dtype).index_add_(0, labels_of_rows, rows)
+    return sums
 
 
 def _fill_empty_clusters(points: Array, centres: Array, on_device: Tensor | None = None) -> tuple[Array, Array, Array]:
     """Moves each centre without points onto the point that is farthest from its own centre.
+
+    Where the points that are left differ only by rounding, a moved centre may get none either; then it is dropped.
 
     Args:
         points: [n, D].
@@ -407,22 +420,19 @@ def _fill_empty_clusters(points: Array, centres: Array, on_device: Tensor | None
         on_device: The points on the device that compares distances; None compares on the CPU.
 
     Returns:
-        Centres [k, D], each with points; the points' labels [n]; their squared distances to their centres [n].
+        At most k centres, each with points; the points' labels [n]; their squared distances to their centres [n].
     """
     compared = points if on_device is None else on_device
     labels, squares = assign(compared, centres)
-    for _ in range(len(centres) + 1):
-        empty = np.flatnonzero(np.bincount(labels, minlength=len(centres)) == 0)
-        if len(empty) == 0:
-            break
+    n_moved = 0
+    while not (has_points := np.bincount(labels, minlength=len(centres)) > 0).all():
         centres = centres.copy()
-        centres[empty[0]] = points[squares.argmax()]
+        if n_moved < len(centres):
+            centres[has_points.argmin()] = points[squares.argmax()]
+            n_moved += 1
+        else:
+            centres = centres[has_points]
         labels, squares = assign(compared, centres)
-    else:
-        raise LookalikeError(
-            f"{len(centres)} clusters cannot all have points: too many of the {len(points)} points nearly coincide; "
-            "ask for fewer prototypes"
-        )
     return centres, labels, squares
 
 

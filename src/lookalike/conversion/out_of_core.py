@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import torch
 
 from lookalike._core.errors import LookalikeError
-from lookalike.conversion.clustering import Array, assign, cluster
+from lookalike.conversion.clustering import Array, assign, cluster, sums_of_clusters
 
 MemoryLimit = int | str | None
 
@@ -107,23 +108,26 @@ def cluster_in_parts(
 
 
 def _improve(centres: Array, chunks: Callable[[], Iterator[Array]]) -> Array:
-    """Runs Lloyd's iterations over all points, in chunks, from given centres [k, D]; returns the last centres."""
-    inertia = np.inf
+    """Runs Lloyd's iterations over all points, in chunks, from given centres [k, D].
+
+    Returns:
+        The last centres that have points.
+    """
+    inertia, filled = np.inf, np.ones(len(centres), dtype=bool)
     for _ in range(_PASSES):
         sums, counts, new_inertia = np.zeros(centres.shape), np.zeros(len(centres)), 0.0
         for points in chunks():
             labels, squares = assign(points, centres)
             new_inertia += float(squares.sum(dtype=np.float64))
             counts += np.bincount(labels, minlength=len(centres))
-            for j in range(len(centres)):
-                sums[j] += points[labels == j].sum(0, dtype=np.float64)
+            sums += sums_of_clusters(torch.from_numpy(points), torch.from_numpy(labels), len(centres)).numpy()
+        filled = counts > 0
         if not new_inertia < inertia * (1 - _TOLERANCE):
             break
         inertia = new_inertia
-        filled = counts > 0
         centres = centres.copy()
         centres[filled] = sums[filled] / counts[filled, None]
-    return centres
+    return centres[filled]
 
 
 def _chunks(n_points: int, step: int, read: Callable[[Array], Array]) -> Iterator[Any]:
