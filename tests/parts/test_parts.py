@@ -138,6 +138,29 @@ def test_without_the_deciding_positions_the_other_class_would_be_ahead(data):
     assert behind.to_dict()["deciding"] == 0
 
 
+@pytest.mark.parametrize("similarity", ["l2", "dot", "head"])
+def test_without_the_deciding_positions_no_prototype_of_the_class_is_ahead(similarity):
+    """Not only the one that is most similar to the whole image."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(120, 1, 8, 8, generator=generator)
+    y = torch.arange(120) % 3
+    x = x + 2 * torch.rand(15, 1, 8, 8, generator=generator)[torch.arange(120) % 15].round()
+    net = make_net()
+    model = convert(net, (x, y), n_prototypes=5, similarity=similarity)
+    maps, labels = net[:3](x).detach().flatten(2), model.prototypes.labels
+    n_fewer_would_do = 0
+    for row, explained in enumerate(difference(model, x)):
+        a, b = (model.class_names.index(name) for name in (explained.class_name, explained.other_name))
+        deciding = torch.from_numpy(explained.deciding).flatten()
+        if not deciding.any() or deciding.all():
+            continue
+        similarities = model.similarities_of(maps[row][:, ~deciding].mean(1)[None])[0]
+        assert similarities[labels == a].max() <= similarities[labels == b].max() + 1e-4 * similarities.abs().max()
+        ahead = explained.lead - np.sort(explained.map, axis=None)[::-1].cumsum()
+        n_fewer_would_do += int((ahead > 0).sum()) + 1 < int(deciding.sum())
+    assert n_fewer_would_do > 0 or similarity == "dot"  # for the two prototypes alone
+
+
 def test_shares_of_pairs_are_those_of_the_inner_product(data):
     x, _ = data
     model = convert(make_net(), data, n_prototypes=2, n_images=1)

@@ -29,9 +29,10 @@ from lookalike.conversion.per_class import NPrototypes, check_classes, learn_pro
 from lookalike.conversion.steps import (
     check_finite,
     class_names_of,
+    cut_and_order,
     embed_or_check,
     open_classifier,
-    open_training,
+    open_data,
     options_record,
     warn_of_few,
 )
@@ -166,9 +167,9 @@ def _convert(
 ) -> PrototypeModel:
     """Converts in this process, step by step."""
     started = time.perf_counter()
-    opened = open_training(model, train, settings)
-    encoder = opened.encoder
-    store = embed_or_check(encoder, train, opened.batches, settings, folder)
+    batches, preprocessing = open_data(model, train, settings)
+    encoder = cut_and_order(model, train, batches, settings)
+    store = embed_or_check(encoder, train, batches, settings, folder)
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = class_names_of(settings, store)
@@ -202,7 +203,7 @@ def _convert(
     }
     classifier = NearestPrototype(settings.probabilities.probabilities, temperature.value)
     pieces = ModelPieces(encoder, prototypes, metric, classifier)
-    return assemble(pieces, opened.batches, opened.preprocessing, settings, provenance, started)
+    return assemble(pieces, batches, preprocessing, settings, provenance, started)
 
 
 def _is_auto(similarity: Any) -> bool:

@@ -17,7 +17,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record
 from lookalike.conversion.options import Settings, refuse_options
-from lookalike.conversion.steps import check_finite, class_names_of, embed_or_check, open_training
+from lookalike.conversion.steps import check_finite, class_names_of, cut_and_order, embed_or_check, open_data
 from lookalike.conversion.survey import survey
 from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.encoder.calls import device_of, dtype_of, place
@@ -53,8 +53,8 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
     """
     refuse_options(settings, _NOT_FOR_HEADS)
     started = time.perf_counter()
-    opened = open_training(model, train, settings)
-    encoder, batches = opened.encoder, opened.batches
+    batches, preprocessing = open_data(model, train, settings)
+    encoder = cut_and_order(model, train, batches, settings)
     weight, bias = linear_head_of(encoder)
     store = embed_or_check(encoder, train, batches, settings, None)
     check_finite(store)
@@ -76,7 +76,7 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
         **embeddings_record(store),
     }
     pieces = ModelPieces(encoder, prototypes, similarity, classifier)
-    return assemble(pieces, batches, opened.preprocessing, settings, provenance, started)
+    return assemble(pieces, batches, preprocessing, settings, provenance, started)
 
 
 def linear_head_of(encoder: Encoder) -> tuple[Tensor, Tensor | None]:

@@ -24,7 +24,7 @@ from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.options import Settings, refuse_options
 from lookalike.conversion.out_of_core import bytes_of
 from lookalike.conversion.per_class import check_classes, learn_prototypes
-from lookalike.conversion.steps import class_names_of, open_training, options_record
+from lookalike.conversion.steps import class_names_of, cut_and_order, open_data, options_record
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import choose_temperature
 from lookalike.data import Batches
@@ -60,14 +60,11 @@ def convert_patches(
     """
     refuse_options(settings, _NOT_FOR_PATCHES)
     started = time.perf_counter()
-    if isinstance(train, EmbeddingStore):
-        raise LookalikeError("patches are parts of images: give the training images, not their embeddings")
-    opened = open_training(model, train, settings)
-    batches = opened.batches
+    batches, preprocessing = open_data(model, train, settings)
     first = None if batches is None else next(iter(batches), None)
     if batches is None or first is None or not isinstance(first.inputs, Tensor) or first.inputs.ndim != 4:
         raise LookalikeError("patches are parts of images: training images [N, C, H, W] are needed")
-    encoder = PatchEncoder(opened.encoder, first.inputs, settings.patches.layers)
+    encoder = PatchEncoder(cut_and_order(model, train, batches, settings), first.inputs, settings.patches.layers)
     with _embedded(encoder, batches, settings) as store:
         class_names = class_names_of(settings, store)
         patches = _Patches(store, encoder, settings)
@@ -96,7 +93,7 @@ def convert_patches(
             "calibration": temperature.to_dict(),
         }
     pieces = ModelPieces(encoder, prototypes, metric, decision)
-    return assemble(pieces, batches, opened.preprocessing, settings, provenance, started)
+    return assemble(pieces, batches, preprocessing, settings, provenance, started)
 
 
 @contextmanager

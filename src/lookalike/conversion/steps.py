@@ -1,7 +1,7 @@
 """Steps that several kinds of conversion share: opening data, cutting the classifier, checking embeddings."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -281,27 +281,17 @@ def check_finite(store: EmbeddingStore) -> None:
         raise LookalikeError(f"{len(rows)} embeddings have NaN or infinite values: {samples}")
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A classifier and its training data, ready for the embedding.
+def open_data(
+    model: nn.Module | LoadedClassifier, train: Any, settings: Settings
+) -> tuple[Batches | None, Preprocessing | None]:
+    """Opens training data.
 
-    Attributes:
-        encoder: The classifier before its head; its outputs are in the order of the data's classes.
-        batches: The training data; None if there are only their embeddings.
-        preprocessing: What images go through before the model, if it is known.
-    """
-
-    encoder: Encoder
-    batches: Batches | None
-    preprocessing: Preprocessing | None
-
-
-def open_training(model: nn.Module | LoadedClassifier, train: Any, settings: Settings) -> Opened:
-    """Opens training data, and cuts a classifier with a few of them.
+    Returns:
+        The data as batches, None if there are only their embeddings; and what images go through before the model, if it
+        is known.
 
     Raises:
-        LookalikeError: If the data cannot be read, do not fit the classifier, or went through another preprocessing
-            than the one that was given.
+        LookalikeError: If the data cannot be read, or went through another preprocessing than the one that was given.
 
     Warns:
         LookalikeWarning: If files are copies of others.
@@ -310,11 +300,17 @@ def open_training(model: nn.Module | LoadedClassifier, train: Any, settings: Set
     batches = None if isinstance(train, EmbeddingStore) else as_batches(train, settings.reading, model_preprocessing)
     if batches is not None:
         warn_of_copies(batches.dataset)
+    return batches, preprocessing_for_model(batches, settings.reading, model_preprocessing)
+
+
+def cut_and_order(
+    model: nn.Module | LoadedClassifier, train: Any, batches: Batches | None, settings: Settings
+) -> Encoder:
+    """Cuts the classifier, and puts its outputs in the order of the data's classes."""
     encoder = cut_classifier(model, batches, settings.cut)
     sources = (settings.embeddings, batches, train if batches is None else None)
     names_of_data = next((source.class_names for source in sources if source is not None), None)
-    encoder = ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
-    return Opened(encoder, batches, preprocessing_for_model(batches, settings.reading, model_preprocessing))
+    return ordered(encoder, settings.cut.class_order, settings.class_names or names_of_data)
 
 
 def embed_or_check(

@@ -10,7 +10,7 @@ Source: gradient-free maps follow the abstract of "Post-hoc Self-explanation of 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -93,14 +93,43 @@ def contributions(
         LookalikeError: If a class is unknown, or the similarity or the network is not a sum over positions.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    results = [explained for _, explained in explained_batches(model, inputs, target, rival, batch_size)]
+    results = [batch.contributions for batch in explained_batches(model, inputs, target, rival, batch_size)]
     one_size({explained.image_size for explained in results})
     return _join(results)
 
 
+class Leads(NamedTuple):
+    """Leads of the prototypes of two classes over one prototype of the second class, which they are compared by.
+
+    Attributes:
+        maps: What each position adds [n, M, h, w].
+        values: The leads [n, M].
+    """
+
+    maps: Tensor
+    values: Tensor
+
+
+class ExplainedBatch(NamedTuple):
+    """One batch of images with what their positions add.
+
+    Attributes:
+        inputs: The images [n, C, h, w].
+        contributions: What their positions add to the score, or the lead.
+        of_class: Leads of all prototypes of the explained class, over the same rival; None if classes have no
+            prototypes to choose from, as in a model of patches.
+        of_other: Leads of all prototypes of the rival's class.
+    """
+
+    inputs: Tensor
+    contributions: Contributions
+    of_class: Leads | None = None
+    of_other: Leads | None = None
+
+
 def explained_batches(
-    model: PrototypeModel, inputs: Any, target: Any, rival: Any, batch_size: int, *, rather_than_next: bool = False
-) -> Iterator[tuple[Tensor, Contributions]]:
+    model: PrototypeModel, inputs: Any, target: Any, rival: Any, batch_size: int, *, compares: bool = False
+) -> Iterator[ExplainedBatch]:
     """Yields batches of images with what their positions add; each passes through the network once.
 
     Args:
@@ -109,7 +138,8 @@ def explained_batches(
         target: As for ``contributions``.
         rival: As for ``contributions``.
         batch_size: Most images that pass through the network at once.
-        rather_than_next: If there is no rival, a model of patches explains the lead over the second most likely class.
+        compares: Whether two classes are compared. A model of patches then explains the lead over the second most
+            likely class if there is no rival, and one of whole images says what all prototypes of both classes gain.
 
     Raises:
         LookalikeError: As ``contributions`` does, or if there are no images.
@@ -125,14 +155,15 @@ def explained_batches(
         size = (x.shape[2], x.shape[3])  # a model of patches takes images of any size that gives its positions
         of_rows = [given.of_rows(first, len(x)) for given in (targets, rivals)]
         if isinstance(model.classifier, PatchDecision):
-            explained, owned = _of_patches(model, maps, size, *of_rows, rather_than_next=rather_than_next), None
+            explained, leads = _of_patches(model, maps, size, *of_rows, rather_than_next=compares), []
+            check_zeros(zeros, first)
         else:
             explained, owned = _of_whole_images(model, maps, embeddings, size, *of_rows)
-        check_zeros(zeros, first)
-        if owned is not None:
+            check_zeros(zeros, first)
             for has_one, given in zip(owned.cpu(), of_rows, strict=True):
                 _check_have_prototypes(model, has_one, given)
-        yield x, explained
+            leads = _leads_of_classes(model, maps, embeddings, explained) if compares else []
+        yield ExplainedBatch(x, explained, *leads)
         first += len(x)
     targets.check_count(first)
     rivals.check_count(first)
@@ -185,6 +216,27 @@ def _of_whole_images(
         values = values + bias[labels[p]] - bias[labels[q]]
     owned = torch.stack([is_target, is_rival]).any(2)
     return _result(image_size, by_position, values, p, q, of_prototypes=True, meaning=meaning), owned
+
+
+def _leads_of_classes(model: PrototypeModel, maps: Tensor, embeddings: Tensor, explained: Contributions) -> list[Leads]:
+    """Returns the leads of all prototypes of the explained classes, and of those of their rivals, over the rivals.
+
+    A class with fewer prototypes than another repeats its first one.
+    """
+    assert explained.rivals is not None  # models of whole images always have one
+    labels, device = model.prototypes.labels.cpu(), maps.device
+    rivals, bias = explained.rivals.to(device), _bias_of(model)
+    leads = []
+    for explained_prototypes in (explained.targets, explained.rivals):
+        is_own = labels == labels[explained_prototypes][:, None]
+        own = is_own.int().argsort(dim=1, descending=True, stable=True)[:, : int(is_own.sum(1).max())]
+        own = own.where(is_own.gather(1, own), own[:, :1]).to(device)
+        by_prototype = [lead_by_position(model, maps, embeddings, column, rivals)[:2] for column in own.unbind(1)]
+        values = torch.stack([value for _, value in by_prototype], 1)
+        if bias is not None:
+            values = values + bias[model.prototypes.labels[own]] - bias[model.prototypes.labels[rivals]][:, None]
+        leads.append(Leads(torch.stack([by_position for by_position, _ in by_prototype], 1).cpu(), values.cpu()))
+    return leads
 
 
 def _best_prototype(scores: Tensor, allowed: Tensor | None) -> Tensor:

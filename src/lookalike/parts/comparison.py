@@ -1,8 +1,9 @@
 """A rather than B: which parts make the difference between two classes, as parts, as a map and in words.
 
-The lead of class A over class B is a sum over positions (``contributions``). The parts that decide are the fewest
-positions without which B would be at least as likely: those that add most to the lead, in order, until the rest adds
-up to nothing [ours].
+The lead of class A over class B is a sum over positions (``contributions``). The parts that decide are positions
+without which B would be at least as likely [ours]: those that add most to the lead, in order, and as few as will do. In
+a model of whole images the lead is that of A's most similar prototype over B's. Without these positions another
+prototype of A may be the most similar one, so as many are taken as put all prototypes of A behind one of B.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model import PrototypeModel
-from lookalike.parts.attribution import Contributions, explained_batches
+from lookalike.parts.attribution import Contributions, ExplainedBatch, explained_batches
 from lookalike.parts.per_image import drawable
 from lookalike.parts.regions import connected, place_of
 
@@ -139,12 +140,12 @@ def difference(
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     results: list[Difference] = []
-    for x, explained in explained_batches(model, inputs, target, rival, batch_size, rather_than_next=True):
-        names = _names(model, explained)
-        pixels = model.to_pixels(x)
+    for batch in explained_batches(model, inputs, target, rival, batch_size, compares=True):
+        names = _names(model, batch.contributions)
+        pixels = model.to_pixels(batch.inputs)
         results += [
-            _difference_of(explained, row, names[row], None if pixels is None else pixels[row].numpy())
-            for row in range(len(x))
+            _difference_of(batch, row, names[row], None if pixels is None else pixels[row].numpy())
+            for row in range(len(batch.inputs))
         ]
     return results
 
@@ -168,13 +169,21 @@ def _names(model: PrototypeModel, explained: Contributions) -> list[tuple[str, s
     return names
 
 
-def _difference_of(explained: Contributions, row: int, names: tuple[str, str], image: np.ndarray | None) -> Difference:
+def _difference_of(batch: ExplainedBatch, row: int, names: tuple[str, str], image: np.ndarray | None) -> Difference:
     """Finds the positions that decide, and their connected parts."""
+    explained = batch.contributions
     by_position, lead = explained.maps[row].double().numpy(), float(explained.values[row])
     deciding = np.zeros(by_position.shape, bool)
     if lead > 0:
         order = np.argsort(-by_position, axis=None, kind="stable")
-        is_gone = lead - np.cumsum(by_position.flatten()[order]) <= _ROUNDING * lead
+        left = _without(by_position[None], np.array([lead]), order)
+        if batch.of_class is not None and batch.of_other is not None:
+            of_class, of_other = (
+                _without(of.maps[row].double().numpy(), of.values[row].double().numpy(), order)
+                for of in (batch.of_class, batch.of_other)
+            )
+            left = np.maximum(left, of_class - of_other)  # the lead that the map shows is to be gone, too
+        is_gone = left <= _ROUNDING * lead
         n_deciding = int(np.argmax(is_gone)) + 1 if is_gone.any() else 0
         deciding.flat[order[:n_deciding]] = True
     deciding_parts = [(mask, float(by_position[mask].sum() / lead), place_of(mask)) for mask in connected(deciding)]
@@ -189,3 +198,15 @@ def _difference_of(explained: Contributions, row: int, names: tuple[str, str], i
         meaning=explained.meaning,
         image=image,
     )
+
+
+def _without(maps: np.ndarray, leads: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Returns the largest of M leads [S] without the first position of an order, without the first two, and so on.
+
+    Args:
+        maps: What each position adds to each lead [M, h, w].
+        leads: The leads [M].
+        order: All positions [S].
+    """
+    largest: np.ndarray = (leads[:, None] - np.cumsum(maps.reshape(len(maps), -1)[:, order], axis=1)).max(0)
+    return largest
