@@ -12,6 +12,10 @@ resizes_other_shapes = pytest.mark.skipif(
     reason="before 1.0.31 timm resizes to shapes that are not square by bilinear interpolation, whatever is asked",
 )
 
+resizes_by_lanczos = pytest.mark.skipif(
+    Version(torch.__version__) < Version("2.12"), reason="before 2.12 torch does not resize tensors by lanczos"
+)
+
 
 def compiled(model: nn.Module) -> nn.Module:
     """Wraps a model for torch's compiler; skips the test where this torch cannot do so on this Python."""

@@ -14,7 +14,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 
 from lookalike import Encoder, LookalikeError, LookalikeWarning, convert, evaluate, explain, load
 from lookalike.encoder.patches import PatchEncoder
-from lookalike.model.decision import PatchLinear, PatchMean, PatchVote
+from lookalike.model.decision import PatchLinear, PatchMean, PatchVote, make_classifier
 from lookalike.testing import check_prototype_model
 
 
@@ -389,6 +389,37 @@ class Tokens(nn.Module):
         tokens = self.to_tokens(x).flatten(2).transpose(1, 2)
         tokens = self.norm(torch.cat([self.prefix.expand(len(x), -1, -1), tokens], 1))
         return self.head(tokens[:, 0])
+
+
+@pytest.mark.parametrize("decision", ["mean", "linear"])
+@pytest.mark.parametrize("scale", [0.01, 1, 100])
+def test_the_most_probable_class_is_that_of_the_highest_score(decision, scale, blobs, tmp_path):
+    net = make_net()
+    with torch.no_grad():
+        net[0].weight *= scale
+        net[0].bias *= scale
+    model = convert(net, blobs, n_prototypes=4, n_images=1, level="patch", decision=decision)
+    x, y = blobs
+    scores, probabilities = model(x), model.predict_proba(x)
+    assert torch.equal(probabilities.argmax(1), scores.argmax(1))
+
+    def loss():  # with targets smoothed by one image in n + 2
+        return nn.functional.cross_entropy(model.predict_proba(x).log(), y, label_smoothing=1 / 92)
+
+    fitted = loss()
+    for factor in (0.7, 1.5):  # the temperature is the best one for them
+        model.classifier.image_temperature *= factor
+        assert loss() > fitted
+        model.classifier.image_temperature /= factor
+    model.save(tmp_path / "model")
+    torch.testing.assert_close(load(tmp_path / "model", model=net).predict_proba(x), probabilities)
+    # of models of earlier versions, they are those of the patches
+    options = {name: value for name, value in model.classifier.options().items() if name != "read_from"}
+    old = make_classifier(model.classifier.name, options, model.classifier.state_dict())
+    evidence = model.evidence_of(model.embed(x))
+    of_patches = old.patch_probabilities(evidence, model.prototypes.labels, 3).mean(1)
+    expected = (of_patches.log() / old.image_temperature).softmax(1)
+    torch.testing.assert_close(old.probabilities(evidence, model.prototypes.labels, 3), expected)
 
 
 @pytest.mark.parametrize(("n_prefix", "grid"), [(1, (5, 5)), (5, (5, 5)), (6, (6, 6)), (2, (4, 5))])

@@ -11,7 +11,7 @@ from torchvision import models
 
 from lookalike.data.foreign import NotUnderstoodError, check_equal, from_timm, from_torchvision, probes
 from lookalike.data.processors import from_hf, read_processor
-from tests.versions import resizes_other_shapes
+from tests.versions import resizes_by_lanczos, resizes_other_shapes
 
 CONFIG = {
     "input_size": (3, 64, 64),
@@ -86,7 +86,7 @@ def test_torchvisions_presets_are_followed_to_the_bit(weights):
         ("ViT", {"do_pad": True, "pad_size": {"height": 230, "width": 240}}),
         ("ViT", {"do_pad": True}),
         ("ViT", {"resample": 0}),
-        ("ViT", {"resample": 1}),
+        pytest.param("ViT", {"resample": 1}, marks=resizes_by_lanczos),
         ("DeiT", {"size": {"height": 50, "width": 41}, "crop_size": {"height": 64, "width": 37}}),
         ("CLIP", {"size": {"shortest_edge": 65}, "crop_size": {"height": 60, "width": 60}}),
         ("ConvNext", {"size": {"shortest_edge": 65}, "crop_pct": 0.875}),

@@ -8,7 +8,7 @@ Source: ``vote`` is the paper's patch model, appendix A.7; ``mean`` and ``linear
 """
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class PatchDecision(TransparentClassifier):
     A patch alone gives each class a probability: a softmax over the classes' similarities, divided by the temperature.
     The image's probabilities are the mean of these over the patches, to the power of 1 / ``image_temperature``, and
     scaled to sum to 1: many unsure patches that agree make a sure image [ours]. The most probable class can differ from
-    the predicted one.
+    the predicted one; in a ``ScoredDecision`` it cannot.
 
     Args:
         temperature: T, in the unit of the similarity, fitted to single patches.
@@ -102,7 +102,44 @@ class PatchVote(PatchDecision):
         return scores.scatter_add(1, winner, _TIE * is_tie)
 
 
-class PatchMean(PatchDecision):
+class ScoredDecision(PatchDecision):
+    """A decision whose probabilities are a softmax over its scores, divided by ``image_temperature`` [ours].
+
+    So the most probable class is the predicted one.
+
+    Args:
+        temperature: See ``PatchDecision``.
+        image_temperature: See ``PatchDecision``.
+        read_from: What the image's probabilities are read from: ``"scores"``; or, as in models of earlier versions, the
+            probabilities of the ``"patches"``.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        image_temperature: float = 1.0,
+        read_from: Literal["scores", "patches"] = "scores",
+    ) -> None:
+        super().__init__(temperature, image_temperature)
+        self.read_from = checks.one_of("read_from", read_from, ("scores", "patches"))
+
+    @override
+    def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+        if self.read_from == "patches":
+            return super().log_probabilities(similarities, labels, n_classes)
+        return self(similarities, labels, n_classes) / (self.unit * self.image_temperature)  # type: ignore[no-any-return]
+
+    @property
+    def unit(self) -> float:
+        """What scores are measured in, beside ``image_temperature``: embeddings of any scale have similar numbers."""
+        return 1.0
+
+    @override
+    def options(self) -> dict[str, Any]:
+        return {**super().options(), "read_from": self.read_from}
+
+
+class PatchMean(ScoredDecision):
     """A class's score is the mean over the patches of the similarity to its most similar prototype [ours].
 
     Example:
@@ -113,12 +150,17 @@ class PatchMean(PatchDecision):
 
     name = "patch-mean"
 
+    @property
+    @override
+    def unit(self) -> float:
+        return self.temperature
+
     @override
     def patch_scores(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
         return _by_class(similarities, labels, n_classes) / similarities.shape[1]
 
 
-class PatchLinear(PatchDecision):
+class PatchLinear(ScoredDecision):
     """Each prototype counts for each class with a weight ≥ 0; a score is the mean over the patches [ours].
 
     A patch counts as its most similar prototype. The weights are fitted to the training images by least squares.
@@ -127,6 +169,7 @@ class PatchLinear(PatchDecision):
         weight: [K, P], not negative.
         temperature: T, in the unit of the similarity.
         image_temperature: See ``PatchDecision``.
+        read_from: See ``ScoredDecision``.
 
     Example:
         >>> similarities = torch.tensor([[[-1.0, -2.0], [-3.0, -1.0]]])
@@ -137,8 +180,14 @@ class PatchLinear(PatchDecision):
     name = "patch-linear"
     weight: Tensor
 
-    def __init__(self, weight: Tensor, temperature: float = 1.0, image_temperature: float = 1.0) -> None:
-        super().__init__(temperature, image_temperature)
+    def __init__(
+        self,
+        weight: Tensor,
+        temperature: float = 1.0,
+        image_temperature: float = 1.0,
+        read_from: Literal["scores", "patches"] = "scores",
+    ) -> None:
+        super().__init__(temperature, image_temperature, read_from)
         weight = checks.tensor("weight", weight, ("K", "P"), kind="number")
         if bool((weight < 0).any()):
             raise checks.unfit("weight", weight, "numbers that are not negative")
@@ -196,6 +245,8 @@ def make_classifier(name: str, options: dict[str, Any], state: dict[str, Tensor]
     if issubclass(kind, LinearHead):
         head: TransparentClassifier = kind(state["weight"], state.get("bias"))
         return head
+    if issubclass(kind, ScoredDecision):
+        options = {"read_from": "patches", **options}  # models of earlier versions do not say it
     classifier: TransparentClassifier = kind(**options, **state)
     return classifier
 
