@@ -191,7 +191,7 @@ class Watch:
         """Names and identifies a batch, and embeds the images that were not watched before."""
         model, rows = self.model, list[Tensor]()
         given = None if names is None else checks.names("names", names)
-        known, read = set(self._seen), _Read([], [], [], torch.zeros(0))
+        known, read = set(self._seen), _Read([], [], [], torch.zeros(0, dtype=torch.float32))
         with torch.no_grad():
             for batch in model.read_inputs(images, batch_size):
                 for start in range(0, n_rows(batch.inputs), batch_size):

@@ -58,7 +58,7 @@ def uniform(seed: int, kind: int, streams: Tensor, n: int) -> Tensor:
     Returns:
         [S, n]. The first numbers of a stream are the same for every ``n``.
     """
-    numbers = torch.empty(len(streams), -(-n // 4), 4, device=streams.device)
+    numbers = torch.empty(len(streams), -(-n // 4), 4, dtype=torch.float32, device=streams.device)
     for part, words in _words(seed, kind, streams, numbers.shape[1]):
         for column, word in enumerate(words):
             numbers[:, part, column] = word.bitwise_right_shift_(8)

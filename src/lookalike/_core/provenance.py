@@ -61,6 +61,10 @@ def add_tensors(digest: Digest, tensors: Mapping[str, Tensor]) -> None:
         if not isinstance(tensors[name], Tensor):  # a module's extra state may be any object
             digest.update(f"{name}:{tensors[name]!r};".encode())
             continue
+        if tensors[name].layout is not torch.strided:
+            sparse = tensors[name].detach().to_sparse_coo().coalesce()
+            add_tensors(digest, {f"{name}.indices": sparse.indices(), f"{name}.values": sparse.values()})
+            continue
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")

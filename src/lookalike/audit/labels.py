@@ -84,7 +84,7 @@ def check_labels(
     similarity = similarity or make_similarity("l2")
     folds = _folds(labels, n_folds, seed)
     trusted = np.ones(len(labels), dtype=bool)
-    scores, nearest = torch.zeros(0), np.zeros(0)
+    scores, nearest = torch.zeros(0, dtype=torch.float32), np.zeros(0)
     for _ in range(_ROUNDS):
         scores, nearest = _out_of_fold(
             embeddings, labels, n_classes, similarity, folds, trusted, n_prototypes=n_prototypes, seed=seed
@@ -149,7 +149,7 @@ def _checked(
 
 
 def _no_scores(n: int, n_classes: int) -> tuple[Tensor, np.ndarray]:
-    return torch.full((n, n_classes), -torch.inf), np.full((n, 3), -1)
+    return torch.full((n, n_classes), -torch.inf, dtype=torch.float32), np.full((n, 3), -1)
 
 
 def _folds(labels: np.ndarray, n_folds: int, seed: int) -> np.ndarray:

@@ -280,13 +280,13 @@ def _scores(sample: _Sample, name: str, clustering: Clustering) -> np.ndarray:
         prototypes_of_parts = sample.prototypes[shared]
     else:
         prototypes_of_parts = _prototypes(sample, spaces, clustering)
-    scores = torch.full((*sample.parts.shape, len(sample.class_names)), -torch.inf)
+    scores = torch.full((*sample.parts.shape, len(sample.class_names)), -torch.inf, dtype=torch.float32)
     n_parts = len(sample.held_out) // len(sample.parts)
     for turn, (is_test, (similarity, z), (vectors, owners)) in enumerate(
         zip(sample.held_out, spaces, prototypes_of_parts, strict=True)
     ):
         similarities = similarity(z[is_test], vectors).float()
-        empty = torch.full((len(similarities), scores.shape[2]), -torch.inf)
+        empty = torch.full((len(similarities), scores.shape[2]), -torch.inf, dtype=torch.float32)
         of_class = empty.scatter_reduce(1, owners.expand_as(similarities), similarities, "amax")
         scores[turn // n_parts, is_test] = of_class
     return scores.double().numpy()

@@ -359,13 +359,15 @@ def _lloyd_together(
     first = torch.arange(n_starts, device=device) * k
     inertia = torch.full((n_starts,), torch.inf, dtype=torch.float64, device=device)
     for _ in range(max_iter):
-        sums, counts = torch.zeros_like(centres), torch.zeros(n_starts * k, device=device)
+        sums, counts = torch.zeros_like(centres), x.new_zeros(n_starts * k)
         gain = torch.zeros(n_starts, dtype=torch.float64, device=device)
         half_norms = 0.5 * centres.square().sum(1)
         for rows in x.split(max(1, _CELLS // (n_starts * k))):
             closeness = torch.addmm(half_norms, rows, centres.T, beta=-1).view(len(rows), n_starts, k)
             best, labels = closeness.max(2)
-            members = torch.zeros(len(rows), n_starts * k, device=device).scatter_(1, labels + first, 1.0)
+            members = torch.zeros(len(rows), n_starts * k, dtype=x.dtype, device=device).scatter_(
+                1, labels + first, 1.0
+            )
             sums.addmm_(members.T, rows)
             counts += members.sum(0)
             gain += best.sum(0, dtype=torch.float64)

@@ -102,7 +102,7 @@ def _lloyd(products: Tensor, kept: Tensor, weights: Tensor, is_used: Tensor, max
         The last centres, as weights of points [V, R, k, n], and the last inertia of each start [V, R].
     """
     clusters = torch.arange(weights.shape[2])[:, None]
-    labels, inertias = torch.tensor(-1), torch.empty(0)
+    labels, inertias = torch.tensor(-1), torch.empty(0, dtype=torch.float32)
     for _ in range(max_steps):
         distances = _distances_to_means(products, weights).masked_fill(~is_used[..., None], torch.inf)
         squares, nearest = distances.min(2)

@@ -69,7 +69,9 @@ def convert_head(model: nn.Module | LoadedClassifier, train: Any, settings: Sett
         learned, similarity, store.embeddings, store.labels, indices=store.indices,
         n_nearest=settings.gallery.n_nearest, nearest_from=settings.gallery.nearest_from, nearest_by="similarity",
     )  # fmt: skip
-    classifier = LinearHead(torch.eye(n_classes), None if bias is None else bias[rows].cpu().float().clone())
+    classifier = LinearHead(
+        torch.eye(n_classes, dtype=torch.float32), None if bias is None else bias[rows].cpu().float().clone()
+    )
     provenance = {
         "method": HEAD_METHOD,
         "similarity": "dot",

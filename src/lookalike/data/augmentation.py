@@ -27,7 +27,7 @@ class Augmentation:
 
     def __init__(self, preprocessing: Preprocessing, padding: int = _PADDING, flip: float = _FLIP) -> None:
         checks.instance("preprocessing", preprocessing, Preprocessing, "a Preprocessing")
-        self.black = preprocessing.normalise(torch.zeros(preprocessing.channels, 1, 1))
+        self.black = preprocessing.normalise(torch.zeros(preprocessing.channels, 1, 1, dtype=torch.float32))
         self.padding = checks.whole_number("padding", padding, 0)
         self.flip = checks.number("flip", flip, least=0, most=1)
 

@@ -137,14 +137,14 @@ class Judge:
         self.labels = torch.from_numpy(np.asarray(labels))
         self.black_box = None if predictions is None else torch.from_numpy(np.asarray(predictions))
         self._state: State | None = None
-        self._scores = torch.zeros(0)
+        self._scores = torch.zeros(0, dtype=torch.float32)
 
     @torch.no_grad()
     def predict(self, state: State) -> Tensor:
         """Returns the predicted classes [N] of a state."""
         n_classes = len(state.class_names)
         if self._state is None:
-            self._scores = torch.full((len(self.labels), n_classes), -torch.inf)
+            self._scores = torch.full((len(self.labels), n_classes), -torch.inf, dtype=torch.float32)
             touched: Sequence[int] = range(n_classes)
         else:
             touched = touched_classes(self._state, state)

@@ -36,7 +36,7 @@ class Evidence:
         self.n_nearest = max(1, n_nearest)
         n_samples = len(material.labels)
         self._winners = torch.full((n_samples,), -1, dtype=torch.int64)  # the winners' keys
-        self._best = torch.full((n_samples,), -torch.inf)
+        self._best = torch.full((n_samples,), -torch.inf, dtype=torch.float32)
         self._keys = torch.zeros(0, dtype=torch.int64)
         self._labels = torch.from_numpy(np.asarray(material.labels))
 

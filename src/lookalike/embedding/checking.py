@@ -1,9 +1,9 @@
 """Checks that stored embeddings are those of an encoder, and of given data."""
 
 from lookalike._core.errors import LookalikeError
-from lookalike._core.identity import identify_tensors, identifying_as
+from lookalike._core.identity import identifying_as
 from lookalike.data import Batches
-from lookalike.embedding.key import fingerprint_layers
+from lookalike.embedding.key import fingerprint_layers, identify_weights
 from lookalike.embedding.store import EmbeddingStore
 from lookalike.encoder import Encoder
 
@@ -20,7 +20,7 @@ def check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | None
         )
     expected = {"head": encoder.head_name, "layers": fingerprint_layers(encoder.model)}
     with identifying_as(store.info.get("weights")):  # embeddings of an earlier version are compared in its way
-        expected["weights"] = identify_tensors(encoder.model.state_dict())
+        expected |= identify_weights(encoder.model)
         if batches is not None:
             expected |= {"data": batches.fingerprint(), "transform": batches.transform_fingerprint()}
     differing = [name for name, value in expected.items() if name in store.info and store.info[name] != value]

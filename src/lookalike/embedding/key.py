@@ -34,7 +34,7 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
     """
     outputs = None if encoder.outputs is None else asdict(encoder.outputs)
     return {
-        "weights": identify_tensors(encoder.model.state_dict()),
+        **identify_weights(encoder.model),
         "data": data,
         "transform": transform,
         "head": encoder.head_name,
@@ -45,6 +45,13 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
         **patches_key(encoder),
         **({} if encoder.embedding_from in (None, "its output") else {"embedding": encoder.embedding_from}),
     }
+
+
+def identify_weights(model: nn.Module) -> dict[str, str]:
+    """Returns the identity of a network's weights; and that of parameters and buffers that are no part of its state."""
+    state = model.state_dict()
+    others = {name: tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if name not in state}
+    return {"weights": identify_tensors(state), **({"unsaved_weights": identify_tensors(others)} if others else {})}
 
 
 def patches_key(encoder: Encoder) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.draws import normal, seeded
 from lookalike._core.untouched import in_eval_mode
 from lookalike.encoder.calls import device_of
 
@@ -130,8 +131,7 @@ def _reproduces(module: nn.Module, call: VectorCall) -> bool:
 def _is_affine(module: nn.Module, vectors: Tensor) -> bool:
     # An affine map interpolates linearly along every line. This checks 16 random lines from a to b, each at one point.
     a = vectors[:1].repeat(_N_TRIALS, 1)
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(a.shape, generator=generator).to(a)
+    noise = normal(a.shape, seeded(0)).to(a)
     size = float(vectors.float().square().mean().sqrt()) or 1.0
     b = a + _STEP * size * noise
     try:  # 0.375 has no rounding in binary

@@ -51,6 +51,32 @@ def _call(model: nn.Module, inputs: Any) -> Any:
     return model(inputs)
 
 
+def copied(inputs: Any) -> Any:
+    """Returns inputs in memory of their own."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, inputs)
+
+
+def writes_into(inputs: Any, run: Callable[[], Any]) -> bool:
+    """Says whether ``run`` writes into inputs, as ``x.sub_(mean)`` in a forward pass does; errors are not its own.
+
+    Args:
+        inputs: A copy of the user's inputs, which are restored.
+        run: Runs a network on them.
+    """
+    tensors = _tensors(inputs)
+    values = [tensor.clone() for tensor in tensors]
+    if any(tensor.is_inference() for tensor in tensors):  # nothing counts how often they are written to
+        return False
+    before = [tensor._version for tensor in tensors]
+    with torch.no_grad(), suppress(Exception):
+        run()
+    if [tensor._version for tensor in tensors] == before:
+        return False
+    for tensor, value in zip(tensors, values, strict=True):
+        tensor.copy_(value)
+    return True
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Says whether an error means that the memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

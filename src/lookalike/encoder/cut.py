@@ -9,21 +9,22 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lookalike._core import checks
+from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
-from lookalike.encoder.affine import CALL_ERRORS, is_affine, matrix_of
+from lookalike.encoder.affine import is_affine, matrix_of
 from lookalike.encoder.calls import (
     call,
+    copied,
     device_of,
     dtype_of,
     input_of,
     n_rows,
     place,
-    repeat_row,
     sharing_input,
     take_rows,
     with_input,
-    with_output,
+    writes_into,
 )
 from lookalike.encoder.channels import ChannelAxes
 from lookalike.encoder.class_names import name_outputs, names_of_model
@@ -37,19 +38,17 @@ from lookalike.encoder.features import (
 )
 from lookalike.encoder.graphs import make_known
 from lookalike.encoder.head import CONVOLUTIONS, OUTPUT, find_head, get_head
+from lookalike.encoder.head_trials import HeadTrials
 from lookalike.encoder.outputs import (
-    Kind,
     Outputs,
     as_columns,
     as_rows,
-    can_only_be_logits,
-    is_log_sigmoid,
-    kind_of,
-    probe_scores,
     select_output,
 )
 from lookalike.encoder.single import check_one_image_at_a_time
 from lookalike.networks.backbone import RemovedHead, check_nothing_follows
+
+_SAME_SCORES = 1e-3  # relative, and of logits absolute: rounding, also that of a pass on a GPU
 
 
 class Encoder(nn.Module):
@@ -114,16 +113,19 @@ class Encoder(nn.Module):
         self.spec = spec
         self.training = False
         sample = place(sample, device_of(model), dtype_of(model))
-        sample = take_rows(sample, slice(0, 2))
+        sample = copied(take_rows(sample, slice(0, 2)))  # the network may write into it
         self.input_spec = _describe_row(sample)
         self.output_key = output
         self._is_head_enough = False  # calling the head module alone on the features gives the class scores
         self._is_head_alone = True  # the class scores depend on the images through the head's input alone
         self._is_custom_affine = False  # the head is no plain layer, but computes an affine map of vectors
+        self._decides_alone = False  # the class scores depend on the images through the head's output alone
+        self._writes_into_inputs = False
         self._channel_axis: int | None = None
         self._tokens: Tokens | None = None  # which tokens of a network without a head are the embedding
         self.embedding_from: str | None = None
         check_encodes_images(model)
+        self._writes_into_inputs = writes_into(sample, lambda: self._call(sample))
         self.head_name, self.output_key = self._locate_head(sample, head, output)
         with torch.no_grad():
             with ChannelAxes() as axes:
@@ -148,14 +150,7 @@ class Encoder(nn.Module):
             check_one_image_at_a_time(self, sample)
             self.outputs: Outputs | None = None
             if self.head_name is not None:
-                self._is_head_enough = self._head_gives_scores(features, scores)
-                plain_layer = type(get_head(model, self.head_name)) in (nn.Linear, *CONVOLUTIONS)
-                self._is_custom_affine = (
-                    not plain_layer and features.ndim == 2 and is_affine(model, self.head_name, features)
-                )
-                if scores is not None:
-                    self.outputs = self._describe_outputs(sample, features, scores, output_names)
-                    self._is_head_alone = self._is_head_enough or self._gives_alone(features, scores)
+                self._try_head(self.head_name, sample, features, scores, output_names)
 
     def _locate_head(
         self, sample: Any, head: str | None, output: str | int | None
@@ -174,17 +169,29 @@ class Encoder(nn.Module):
             return name, key
         return None, key
 
-    def _describe_outputs(
-        self, sample: Any, features: Tensor, scores: Tensor, output_names: Sequence[str] | None
-    ) -> Outputs:
-        """Returns how the class scores [n, C] of a sample are read, with the names of the classes."""
-        head_name = self._require_head()
-        kind = self._kind_of_scores(sample, features, scores)
-        is_plain = isinstance(get_head(self.model, head_name), (nn.Linear, *CONVOLUTIONS))
-        logits_from = head_name if is_plain and kind != "logits" else None
+    def _try_head(
+        self,
+        name: str,
+        sample: Any,
+        features: Tensor,
+        scores: Tensor | None,
+        output_names: Sequence[str] | None,
+    ) -> None:
+        """Finds out what the head gives, and how the class scores [n, C] of a sample are read."""
+        head = get_head(self.model, name)
+        trials = HeadTrials(self.model, head, self.output_key, self._call, self.head, sample, features)
+        self._is_head_enough = trials.gives_scores(scores)
+        is_plain = type(head) in (nn.Linear, *CONVOLUTIONS)
+        self._is_custom_affine = not is_plain and features.ndim == 2 and is_affine(self.model, name, features)
+        if scores is None:
+            return
+        kind = trials.kind_of_scores(scores, self._is_head_enough)
+        self._decides_alone = self._is_head_enough or trials.decides_alone(scores, kind)
+        logits_from = name if kind != "logits" and self._decides_alone else None
         outputs = Outputs(self.output_key, scores.shape[1], kind, logits_from=logits_from)
-        names = names_of_model(self.model, head_name) if output_names is None else list(output_names)
-        return name_outputs(outputs, names)
+        names = names_of_model(self.model, name) if output_names is None else list(output_names)
+        self.outputs = name_outputs(outputs, names)
+        self._is_head_alone = self._is_head_enough or trials.features_decide_alone(scores)
 
     def forward(self, inputs: Any) -> Tensor:
         """Returns embeddings [N, D]; differentiable."""
@@ -198,7 +205,9 @@ class Encoder(nn.Module):
 
     def _embed(self, inputs: Any) -> Tensor:
         """Returns embeddings [N, D] without a compiler."""
-        return self._pool(self.features(inputs))
+        features = self.features(inputs)
+        # vectors may be memory of the network's own, which its next pass writes into
+        return features.clone() if features.ndim == 2 else self._pool(features)
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # copies and pickles do not run __init__
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -260,15 +269,6 @@ class Encoder(nn.Module):
         scores = as_columns(result, len(features))
         return result if scores is None else scores
 
-    def _gives_alone(self, features: Tensor, scores: Tensor) -> bool:
-        """Says whether the classifier gives a sample's class scores of its features, with blank images beside them."""
-        try:
-            recomputed = self.head(features)
-        except Exception:  # a network may refuse blank images; whoever calls the head sees the reason
-            return True
-        scale = float(scores.abs().max())
-        return recomputed.shape != scores.shape or bool((recomputed - scores).abs().max() <= 0.02 * max(scale, 1e-6))
-
     @property
     def n_outputs(self) -> int | None:
         """Number of class scores; None without any."""
@@ -282,7 +282,10 @@ class Encoder(nn.Module):
 
     @property
     def head_weight(self) -> Tensor | None:
-        """The weights [K, D] of a linear, 1×1 convolution or other affine head; None for any other head."""
+        """The weights [K, D] of a linear, 1×1 convolution or other affine head.
+
+        None for any other head, and for one that is not alone: the logits may be the sum of several heads.
+        """
         if self.head_name is None:
             return None
         head = get_head(self.model, self.head_name)
@@ -291,7 +294,8 @@ class Encoder(nn.Module):
                 return None
             return matrix_of(self.model, head, self.embedding_dim, dtype_of(self.model))
         # a subclass may compute something else with its weight, such as cosines
-        weight = getattr(head, "weight", None) if type(head) in (nn.Linear, *CONVOLUTIONS) else None
+        is_plain = type(head) in (nn.Linear, *CONVOLUTIONS)
+        weight = getattr(head, "weight", None) if is_plain and self._decides_alone else None
         if not isinstance(weight, Tensor) or weight.ndim < 2 or weight.numel() != len(weight) * self.embedding_dim:
             return None
         return weight.detach().reshape(len(weight), -1)
@@ -306,11 +310,11 @@ class Encoder(nn.Module):
 
         It differs between encoders that have the same weights and compute differently (strides, padding, activations).
         """
-        generator = torch.Generator().manual_seed(0)
+        generator = seeded(0)
 
         def pattern(leaf: dict[str, Any]) -> Tensor:
             shape, dtype = (1, *leaf["shape"]), getattr(torch, leaf["dtype"])
-            values = torch.randn(shape, generator=generator)
+            values = normal(shape, generator)
             return values.to(dtype) if dtype.is_floating_point else torch.zeros(shape, dtype=dtype)
 
         inputs = _map_spec(pattern, self.input_spec)
@@ -332,7 +336,8 @@ class Encoder(nn.Module):
         return as_rows(features, rows), as_columns(select_output(result, self.output_key), rows)
 
     def _call(self, inputs: Any) -> Any:
-        return in_eval_mode(self.model, lambda: call(self.model, inputs))
+        given = copied(inputs) if self._writes_into_inputs else inputs
+        return in_eval_mode(self.model, lambda: call(self.model, given))
 
     def _pool(self, features: Tensor) -> Tensor:
         """Averages features over their positions: [N, D] for [N, D], [N, D, H, W], [N, tokens, D] or [N, H, W, D]."""
@@ -349,63 +354,6 @@ class Encoder(nn.Module):
         if are_tokens or isinstance(head, nn.Linear):
             return features.flatten(1, -2).mean(1)
         return features.flatten(2).mean(2)
-
-    def _head_gives_scores(self, features: Tensor, scores: Tensor | None) -> bool:
-        """Says whether the head module, called alone on the features, returns the class scores."""
-        head = get_head(self.model, self._require_head())
-        try:
-            result = in_eval_mode(self.model, lambda: head(features.clone()))
-        except CALL_ERRORS:  # it needs further arguments
-            return False
-        columns = as_columns(result, len(features)) if isinstance(result, Tensor) else None
-        return (
-            scores is not None
-            and columns is not None
-            and columns.shape == scores.shape
-            and bool(torch.equal(columns, scores))
-        )
-
-    def _kind_of_scores(self, sample: Any, features: Tensor, scores: Tensor) -> Kind:
-        """Finds out whether the class scores are logits, probabilities or their logarithms.
-
-        Scores outside of the range of probabilities are logits. Otherwise known logits replace the head's output, and
-        the class scores that follow from them show whether a softmax or sigmoid comes after the head.
-        """
-        head = get_head(self.model, self._require_head())
-        is_plain = isinstance(head, (nn.Linear, *CONVOLUTIONS))
-        if can_only_be_logits(scores) or (is_plain and self._is_head_enough):
-            return "logits"
-        try:
-            if is_plain:
-                trial = self._trial_of_logits(head, sample, features)
-                return "log-probabilities" if is_log_sigmoid(trial) else kind_of(trial)
-            return kind_of(self._trial_of_features(features))
-        except RuntimeError:
-            # The network runs with this number of rows only. The scores at hand then decide: rows that sum to one are
-            # no coincidence, but logits can look like sigmoids.
-            kind = kind_of(scores)
-            return "logits" if kind == "sigmoids" else kind
-
-    def _trial_of_logits(self, head: nn.Module, sample: Any, features: Tensor) -> Tensor:
-        """Returns the class scores [4, C] that the network returns when known logits replace the head's output."""
-        shape = in_eval_mode(self.model, lambda: head(features)).shape[1:]
-        channels_first = isinstance(head, CONVOLUTIONS)
-        n_columns = shape[0] if channels_first else shape[-1]
-        logits = probe_scores(n_columns).to(features)
-        for _ in shape[1:]:
-            logits = logits.unsqueeze(-1 if channels_first else 1)
-        inputs, logits = repeat_row(sample, len(logits)), logits.expand(-1, *shape).clone()
-        result = select_output(with_output(head, logits, lambda: self._call(inputs)), self.output_key)
-        scores = as_columns(result, len(logits))
-        assert scores is not None  # the sample's output is a row of scores
-        return scores
-
-    def _trial_of_features(self, features: Tensor) -> Tensor:
-        """Returns the class scores of a head of several layers for features at growing distances from the sample's."""
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(features.shape, generator=generator).to(features)
-        scale = float(features.std().nan_to_num()) or 1.0
-        return torch.cat([self.head(features + distance * scale * noise) for distance in (0.0, 1.0, 10.0, 100.0)])
 
     def _require_head(self) -> str:
         if self.head_name is None:

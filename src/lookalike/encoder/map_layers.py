@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from lookalike._core import checks
+from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import FunctionMode, with_forward_hooks
 from lookalike.encoder.cut import Encoder
@@ -107,7 +108,7 @@ def varied(sample: Tensor) -> Tensor:
     """
     if not sample.is_floating_point():
         return sample
-    noise = torch.randn(1, *sample.shape[1:], generator=torch.Generator().manual_seed(0)).to(sample)
+    noise = normal((1, *sample.shape[1:]), seeded(0)).to(sample)
     return torch.cat([noise, 8 * noise, -8 * noise])
 
 

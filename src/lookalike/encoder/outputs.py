@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError
 
 Kind = Literal["logits", "probabilities", "log-probabilities", "sigmoids"]
@@ -222,8 +223,8 @@ def kind_of(scores: Tensor) -> Kind:
 
 def probe_scores(n_columns: int) -> Tensor:
     """Returns trial logits [4, C]: the class scores that a network computes from them show what it does with logits."""
-    generator = torch.Generator().manual_seed(0)
-    rows = [torch.randn(n_columns, generator=generator) * spread + mean for spread, mean in _PROBES]
+    generator = seeded(0)
+    rows = [normal((n_columns,), generator) * spread + mean for spread, mean in _PROBES]
     return torch.stack(rows)
 
 

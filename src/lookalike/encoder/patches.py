@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lookalike._core import checks
+from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
@@ -310,7 +311,7 @@ def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor) -> float | None
         height, width = image.shape[2:]
         quarters = ((1, 3), (3, 1), (1, 2), (3, 2))  # none on the diagonal, where rows and columns are alike
         places = [(r * rows // 4, c * columns // 4) for r, c in quarters]
-        noise = 1 + 2 * torch.randn(image.shape, generator=torch.Generator().manual_seed(0xC311)).to(image)
+        noise = 1 + 2 * normal(image.shape, seeded(0xC311)).to(image)
         changed = image.repeat(len(places), 1, 1, 1)
         for number, (row, column) in enumerate(places):
             down = slice(row * height // rows, (row + 1) * height // rows)

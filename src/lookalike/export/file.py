@@ -74,8 +74,8 @@ class _PixelProgram(_Program):
         self.dtype = dtype
         self.is_bgr = preprocessing.channel_order == "bgr"
         shape = (1, -1, 1, 1)
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(shape))
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(shape))
+        self.register_buffer("mean", torch.tensor(preprocessing.mean, dtype=torch.float32).view(shape))
+        self.register_buffer("std", torch.tensor(preprocessing.std, dtype=torch.float32).view(shape))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         # contiguous, or a flattening in the network would be written as a lookup by strides

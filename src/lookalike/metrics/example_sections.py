@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lookalike._core.draws import normal
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics.context import Context
 from lookalike.metrics.examples import identical_class, identical_subclass, mislabelled_detection, rank_agreement
@@ -145,7 +146,7 @@ def randomised(network: nn.Module, seed: int) -> nn.Module:
     with torch.no_grad():
         for parameter in randomised_network.parameters():
             if parameter.ndim > 1:
-                noise = torch.randn(parameter.shape, generator=generator).to(parameter)
+                noise = normal(parameter.shape, generator).to(parameter)
                 parameter.copy_(noise * parameter.std(correction=0) + parameter.mean())
     return randomised_network
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.draws import seeded, uniform
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.metrics.perturbation import as_images, checked_images
@@ -41,8 +42,8 @@ class RandomSubsets:
         size = max(1, n_pixels // 5) if self.size is None else checks.whole_number("size", self.size, 1, n_pixels)
         subsets = []
         for row in range(n):
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + row)
-            subsets.append(torch.rand(self.number, n_pixels, generator=generator).argsort(1)[:, :size])
+            drawn = uniform((self.number, n_pixels), seeded(self.seed * 1_000_003 + row))
+            subsets.append(drawn.argsort(1)[:, :size])
         return torch.stack(subsets)
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks, philox
+from lookalike._core.draws import uniform
 
 Generator = Literal["philox", "mersenne"]
 
@@ -65,7 +66,7 @@ class Noise:
             streams = torch.tensor(samples, device=device)
             drawn = philox.uniform(self.seed, _NOISE, streams, torch.Size(size).numel()).view(-1, *size)
         else:
-            drawn = torch.stack([torch.rand(size, generator=self._mersenne(sample, _NOISE)) for sample in samples])
+            drawn = torch.stack([uniform(size, self._mersenne(sample, _NOISE)) for sample in samples])
         low, high = (bound.to(drawn.device).float().view(1, -1, 1, 1) for bound in (self.low, self.high))
         scaled: Tensor = drawn.mul_(high - low).add_(low)
         return scaled if device is None else scaled.to(device)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.draws import seeded, uniform
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.metrics.robustness import ProbabilityCurves, Scorer
@@ -134,7 +135,7 @@ def ranks_of(relevance: Tensor) -> Tensor:
 def random_relevance(n: int, shape: tuple[int, int], seed: int) -> Tensor:
     """Draws random relevance [n, H, W], seeded per image: it does not depend on the number of images."""
     # the factor keeps the images' seeds of one run apart from those of another, for up to a million images
-    maps = [torch.rand(shape, generator=torch.Generator().manual_seed(seed * 1_000_003 + row)) for row in range(n)]
+    maps = [uniform(shape, seeded(seed * 1_000_003 + row)) for row in range(n)]
     return torch.stack(maps)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
+from lookalike._core.draws import uniform
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import copy_of, keeps_random_states
 from lookalike.conversion.per_class import Clustering, learn_prototypes
@@ -292,7 +293,7 @@ def _likenesses(trained: tuple[Maps, Tensor], other: tuple[Maps, Tensor]) -> Lik
 def _permute_prototypes(model: PrototypeModel, generator: torch.Generator) -> None:
     """Permutes each dimension of the prototypes independently, in place."""
     vectors = model.prototypes.vectors
-    order = torch.rand(vectors.shape, generator=generator).argsort(0).to(vectors.device)
+    order = uniform(vectors.shape, generator).argsort(0).to(vectors.device)
     vectors.copy_(vectors.gather(0, order))
 
 

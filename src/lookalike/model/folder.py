@@ -185,7 +185,7 @@ def read_model(folder: str | Path, network: nn.Module | None) -> ModelParts:
     with refusing(f"{described} cannot be used"):
         check_model_tensors(record, tensors)
         images = read_pictures(Path(folder), record.images) if record.images is not None else None
-        value_range = torch.tensor(record.value_range) if record.value_range is not None else None
+        value_range = torch.tensor(record.value_range, dtype=torch.float32) if record.value_range is not None else None
         if images is not None and value_range is not None and images.shape[-1] != value_range.shape[1]:
             raise LookalikeError(
                 f"its pictures have {images.shape[-1]} channels, its value_range {value_range.shape[1]}"

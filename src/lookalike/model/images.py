@@ -176,7 +176,7 @@ def value_range_of(inputs: Tensor, preprocessing: Preprocessing | None) -> Tenso
     """Returns the inputs' values of black and white [2, C]: exact for a known normalisation, else as observed."""
     channels = inputs.shape[1]
     if preprocessing is not None and preprocessing.channels == channels:
-        black, white = torch.zeros(channels, 1, 1), torch.ones(channels, 1, 1)
+        black, white = torch.zeros(channels, 1, 1, dtype=torch.float32), torch.ones(channels, 1, 1, dtype=torch.float32)
         return torch.stack([preprocessing.normalise(black), preprocessing.normalise(white)])[..., 0, 0]
     low, high = float(inputs.min()), float(inputs.max())
     if low >= 0 and high <= 1:

@@ -97,11 +97,11 @@ class Prototypes(nn.Module):
         n_prototypes = len(vectors)
         blank = {
             "counts": torch.zeros(n_prototypes, dtype=torch.int64),
-            "purity": torch.full((n_prototypes,), torch.nan),
+            "purity": torch.full((n_prototypes,), torch.nan, dtype=torch.float32),
             "nearest": torch.full((n_prototypes, 0), -1, dtype=torch.int64),
-            "distances": torch.zeros(n_prototypes, 0),
-            "percentiles": torch.zeros(n_prototypes, 0),
-            "quantiles": torch.full((n_prototypes, N_QUANTILES), torch.nan),
+            "distances": torch.zeros(n_prototypes, 0, dtype=torch.float32),
+            "percentiles": torch.zeros(n_prototypes, 0, dtype=torch.float32),
+            "quantiles": torch.full((n_prototypes, N_QUANTILES), torch.nan, dtype=torch.float32),
         }
         self.register_buffer("positions", None)
         if "positions" in surveyed:

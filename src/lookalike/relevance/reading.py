@@ -76,6 +76,7 @@ def _outputs_of(model: nn.Module, sample: Tensor, output: str | int | None) -> O
 
 @torch.no_grad()
 def _find_outputs(model: nn.Module, sample: Tensor, output: str | int | None) -> Outputs:
+    sample = sample.clone()  # the network may write into it
     result = in_eval_mode(model, lambda: call(model, sample))
     by_name = dict(named_outputs(result))
     if output is None and len(by_name) > 1 and "logits" not in by_name:

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from lookalike._core.draws import seeded, uniform
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model import PrototypeModel
 from lookalike.relevance.attribution import prp
@@ -52,8 +53,8 @@ def uniform_noise(x: Tensor, radius: Tensor, *, first: int = 0, draw: int = 0, s
     # the factors keep seeds of different runs, inputs and draws apart, for up to a million inputs and a thousand draws
     noise = []
     for row in range(first, first + len(x)):
-        generator = torch.Generator().manual_seed((seed * 1_000_003 + row) * 1_009 + draw)
-        noise.append(2 * torch.rand(x.shape[1:], generator=generator) - 1)
+        generator = seeded((seed * 1_000_003 + row) * 1_009 + draw)
+        noise.append(2 * uniform(x.shape[1:], generator) - 1)
     return (torch.stack(noise) * radius.cpu().float().view(1, -1, *[1] * (x.ndim - 2))).to(x)
 
 
