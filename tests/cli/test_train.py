@@ -11,6 +11,7 @@ from threading import Event
 
 import pytest
 import torch
+from PIL import Image
 from typer.testing import CliRunner
 
 from lookalike import LookalikeError, load, load_classifier
@@ -55,6 +56,16 @@ def test_a_black_box_is_trained_converted_and_evaluated(trained, image_folder, t
     refused = run("evaluate", box, image_folder)
     assert refused.exit_code == 2
     assert "convert it first" in refused.output
+
+
+@pytest.mark.parametrize("method", ["blackbox", "protopnet"])
+def test_jpeg_files_are_trained_on(method, trained, image_folder):
+    """Their pixels are decoded into memory that is used again, which a training must not look at as a network's."""
+    for file in list(image_folder.rglob("*.png")):
+        Image.open(file).convert("RGB").resize((40, 30)).save(file.with_suffix(".jpg"))
+        file.unlink()
+    target, _ = trained(method)
+    assert load(target).class_names == ["ant", "bee", "cat"] if method == "protopnet" else load_classifier(str(target))
 
 
 def test_a_finished_epoch_is_reported_with_the_figures_of_the_log(trained):

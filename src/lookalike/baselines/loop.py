@@ -110,8 +110,7 @@ def _run(trainer: pl.Trainer, module: "_Module", saver: "_EpochSaver", checkpoin
     """
     try:
         module.model.to(memory_format=torch.channels_last)
-        with Accelerated():
-            with_children(trainer, lambda: trainer.fit(module, ckpt_path=checkpoint))
+        with_children(trainer, lambda: trainer.fit(module, ckpt_path=checkpoint))
     except SystemExit:  # Lightning's answer to Ctrl-C
         if not saver.interrupted:
             raise
@@ -255,7 +254,8 @@ class _Module(pl.LightningModule):
         images = images.contiguous(memory_format=torch.channels_last)
         weights = phase_at(self.phases, self.current_epoch).losses
         try:
-            step = self.baseline.step(self.model, images, y)
+            with Accelerated():  # not the reading of the images, which sees their memory
+                step = self.baseline.step(self.model, images, y)
         except ValueError as error:
             if len(y) > 1 or "more than 1 value per channel" not in str(error):
                 raise
@@ -286,8 +286,10 @@ class _Module(pl.LightningModule):
     def validation_step(self, batch: tuple[Tensor, Tensor]) -> None:
         images, y = batch
         images = images.contiguous(memory_format=torch.channels_last)
+        with Accelerated():
+            predicted = self.model(images).argmax(1)
         self._add("test_rows", len(y))
-        self._add("n_test_correct", (self.model(images).argmax(1) == y).sum())
+        self._add("n_test_correct", (predicted == y).sum())
 
     def on_validation_end(self) -> None:
         self._stopwatch.resume()

@@ -84,7 +84,7 @@ class Embedder:
         self._batch_size = batch_size
         self._on_error = on_error
         self._encoder.model.to(torch.device("cuda" if gpu else "cpu"))
-        self._embedder = MemoryAwareEmbedder(self._encoder)
+        self._embedder, self._accelerated = MemoryAwareEmbedder(self._encoder), Accelerated()
 
     def ready(self) -> None:
         """Returns when the actor has started."""
@@ -131,9 +131,10 @@ class Embedder:
         embedded: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         predictions: list[np.ndarray] = []
         broken: list[int] = []
-        with torch.no_grad(), Accelerated():
+        with torch.no_grad():
             for batch in batches:
-                z, scores = self._embedder.embed(place(batch.inputs, device, dtype))
+                with self._accelerated:  # not the reading, which sees the memory of images
+                    z, scores = self._embedder.embed(place(batch.inputs, device, dtype))
                 z = z.float()
                 broken += batch.indices[(~z.isfinite().all(1)).cpu().numpy()].tolist()
                 embedded.append((batch.indices, batch.labels, z.cpu().numpy()))
