@@ -40,8 +40,11 @@ def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, b
     far = explain(few, 40 * torch.ones(1, 1, 8, 8))[0]  # too few behind each to tell: those of the class count
     assert far.unfamiliar
     assert far.likenesses[0].scope == "class"
-    assert far.likenesses[0].scope_count == 30
-    assert "farther from it than any of the 30 training images of its class" in far.sentence()
+    counts = few.prototypes.counts[few.prototypes.labels == far.prediction]
+    n_counted = int(counts[counts > 1].sum())  # a prototype's only image is at distance 0 and tells nothing
+    assert 10 <= n_counted < 30
+    assert far.likenesses[0].scope_count == n_counted
+    assert f"farther from it than any of {n_counted} training images of its class" in far.sentence()
     assert not any(one.unfamiliar for one in explain(few, x))
     y = torch.arange(12) % 3
     tiny = convert(sem, (x[:12], y), n_prototypes=1)
@@ -62,6 +65,16 @@ def test_a_training_image_is_within_its_prototypes_range_and_noise_is_not(sem, b
     assert strange.likenesses[0].percentile == 100
     assert "farther from it than all" in strange.sentence()
     assert explain(sem, x[:1])[0].sentence().startswith("This looks like prototype")
+
+
+def test_where_each_image_is_a_prototype_none_is_unfamiliar(sem, blobs):
+    """Rounding alone would be farther than all of them from theirs."""
+    x, y = blobs[0][:30], blobs[1][:30]
+    each = convert(sem, (x, y), n_prototypes=10)
+    assert each.prototypes.counts.tolist() == [1] * 30
+    for one in explain(each, x + 1e-6):
+        assert not one.unfamiliar
+        assert "farther" not in one.sentence()
 
 
 def test_is_plain_json(sem, blobs):

@@ -172,7 +172,7 @@ class Explanation:
             return near.nearness()
         if self.unfamiliar:
             whose = f"of its class '{visible(first.class_name)}'" if first.scope == "class" else "of all classes"
-            return f"farther from it than any of the {first.scope_count:,} training {first.samples} {whose} from theirs"
+            return f"farther from it than any of {first.scope_count:,} training {first.samples} {whose} from theirs"
         if not first.is_beyond_its_own:
             return near.nearness()
         # else it would contradict its own text: it is farther than all behind its prototype, and not unfamiliar

@@ -158,9 +158,11 @@ class Prototypes(nn.Module):
         """Returns how far away the farthest training sample is, of as many as are needed to tell [ours].
 
         A prototype with fewer than ten training samples says little about new inputs. Then the samples of its class
-        count, each at its distance to its own prototype; if those are fewer than ten too, all samples.
+        count, each at its distance to its own prototype; if those are fewer than ten too, all samples. The only sample
+        of a prototype does not count: it is the prototype, and says nothing of how far away others are.
         """
         own_counts, labels = self.counts.cpu(), self.labels.cpu()  # read from the device once
+        own_counts = own_counts.where(own_counts > 1, 0)
         counts, farthest = own_counts.clone(), self.farthest.cpu()
         scopes: list[Scope] = ["prototype"] * len(self)
         known_farthest = torch.where(farthest.isnan(), -torch.inf, farthest)
