@@ -146,7 +146,7 @@ def test_the_sentence_counts_the_training_samples_that_are_farther(case):
             assert f"all {len(behind)} training images" in sentence
             continue
         if one.unfamiliar:
-            assert f"any of the {near.scope_count} training images of its class" in sentence
+            assert f"any of {near.scope_count} training images of its class" in sentence
             continue
         if not len(behind) or distance >= behind.max() * (1 - 1e-4):
             assert "no training image" in sentence or f"all {len(behind)} training images" in sentence

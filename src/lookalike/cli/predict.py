@@ -188,8 +188,13 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 def _remarks(row: dict[str, Any]) -> list[str]:
     """Says what speaks against relying on a prediction."""
-    is_unsure = row["doubt"] is not None and row["doubt"]["answered"] is False
-    return [*(["unfamiliar"] if row["unfamiliar"] else []), *(["too unsure"] if is_unsure else [])]
+    doubt = row["doubt"]
+    remarks = {
+        "unfamiliar": row["unfamiliar"],
+        "like nothing known": doubt is not None and not doubt["set"],
+        "too unsure": doubt is not None and doubt["answered"] is False,
+    }
+    return [remark for remark, speaks_against in remarks.items() if speaks_against]
 
 
 def _set_cell(members: list[dict[str, Any]]) -> str:
