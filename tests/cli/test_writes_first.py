@@ -52,6 +52,25 @@ def test_watch_tries_its_files_before_any_work(option):
     assert f"cannot write '{NO_PLACE}'" in mistake("watch", "nomodel", "nodata", option, NO_PLACE)
 
 
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [("evaluate", "is not overwritten"), ("report", "is not overwritten"), ("audit", "is written as a table")],
+)
+def test_a_file_of_another_kind_is_not_replaced(command, message, tmp_path):
+    """Such as the network's weights, in place of a name that was meant."""
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"PK\x03\x04 weights")
+    assert message in mistake(command, *ARGUMENTS[command], "-o", weights, "--overwrite")
+    assert weights.read_bytes() == b"PK\x03\x04 weights"
+
+
+@pytest.mark.parametrize("option", ["--state", "--log"])
+def test_a_watch_writes_into_no_file_of_another_kind(option, tmp_path):
+    weights = tmp_path / "weights.pt"
+    weights.write_bytes(b"PK\x03\x04 weights")
+    assert "is not overwritten" in mistake("watch", "nomodel", "noimages", option, weights)
+
+
 def test_the_trial_leaves_nothing_and_names_the_path_given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for place in ("file", "missing/too/file"):

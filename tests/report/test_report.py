@@ -124,7 +124,7 @@ def test_only_its_own_script_may_run(page):
 def test_nothing_is_left_half_written(net, blobs, tmp_path):
     sem = convert(net, blobs, n_prototypes=2, progress=False)
     path = tmp_path / "report.html"
-    path.write_text("mine")
+    path.write_text("<!doctype html>mine")
     with pytest.raises(LookalikeError, match="exists already"):
         write_report(sem, blobs, path)
     with pytest.raises(LookalikeError, match="is a folder"):
@@ -135,7 +135,7 @@ def test_nothing_is_left_half_written(net, blobs, tmp_path):
     flat = convert(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)), data, progress=False)
     with pytest.raises(LookalikeError, match="a report shows test images"):
         write_report(flat, data, path, overwrite=True, progress=False)
-    assert path.read_text() == "mine"
+    assert path.read_text() == "<!doctype html>mine"
     assert list(tmp_path.iterdir()) == [path]
 
 

@@ -31,11 +31,18 @@ def write_whole(path: Path, text: str, *, replace: bool = True) -> None:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def check_writable(path: Path, overwrite: bool) -> None:
+def check_writable(path: Path, overwrite: bool, *, begins: str = "") -> None:
     """Checks that a file may be written, before any work is done.
 
+    Args:
+        path: The file.
+        overwrite: Whether it may replace one that exists.
+        begins: How a file of this kind begins. One that begins in another way is something else, such as weights, and
+            is not replaced.
+
     Raises:
-        LookalikeError: If the path is a folder, the file exists, or its folder is missing or takes no file.
+        LookalikeError: If the path is a folder, the file exists or is of another kind, or its folder is missing or
+            takes no file.
     """
     if path.is_dir():
         raise LookalikeError(f"{str(path)!r} is a folder; give the name of a file, e.g. report.html")
@@ -43,7 +50,19 @@ def check_writable(path: Path, overwrite: bool) -> None:
         raise LookalikeError(f"{str(path)!r} exists already; choose another place, or overwrite it (--overwrite)")
     if not path.resolve().parent.is_dir():
         raise LookalikeError(f"the folder {str(path.resolve().parent)!r} does not exist")
+    if begins and path.is_file() and not _begins_with(path, begins):
+        raise LookalikeError(
+            f"{str(path)!r} is not overwritten: it does not begin with {begins!r}, so it is no file of this kind"
+        )
     try_writing(path)
+
+
+def _begins_with(path: Path, begins: str) -> bool:
+    """Says whether a file begins with a text, in capitals or not, or is empty."""
+    with path.open("rb") as file:
+        start = file.read(1024)
+    text = start.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
+    return not start or text.startswith(begins.lower())
 
 
 @contextmanager

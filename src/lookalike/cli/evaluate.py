@@ -148,7 +148,7 @@ def evaluate(
 
     started, seconds = time.monotonic(), _seconds(budget)
     if output is not None:
-        check_writable(output, overwrite)
+        check_writable(output, overwrite, begins="{")
     import_torch()
     from lookalike.metrics import evaluate as measure
     from lookalike.metrics.budget import Budget
@@ -256,7 +256,7 @@ def report(
     from lookalike._core.files import check_writable
 
     started, seconds = time.monotonic(), _seconds(budget)
-    check_writable(output, overwrite)
+    check_writable(output, overwrite, begins="<!doctype html")
     if scorecard is not None:
         _refuse_to_measure(
             {"--only": only, "--resume": resume, "--measures": measures, "--sanity": sanity}

@@ -60,9 +60,9 @@ def watch(
     from lookalike.data import list_images
     from lookalike.watching import Watch
 
-    for place in (state, modes, log):
-        if place is not None and not (place is log and place.exists()):  # a log grows, and may be a device
-            check_writable(place, overwrite=True)
+    for place, begins in ((state, "{"), (modes, ""), (log, "{")):
+        if place is not None and (place is not log or place.is_file() or not place.exists()):  # a log may be a device
+            check_writable(place, overwrite=True, begins=begins)
     if not images and labels is None:
         raise LookalikeError(
             "there are no images to watch: give files or folders, or labels of earlier ones (--labels)"

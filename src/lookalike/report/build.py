@@ -78,7 +78,7 @@ def write_report(
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     path = checks.path("path", path)
-    check_writable(path, checks.flag("overwrite", overwrite))
+    check_writable(path, checks.flag("overwrite", overwrite), begins="<!doctype html")
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
     checks.option_names("write_report", options, get_type_hints(ReportOptions))
     material = Gathering(model, test, train, black_box, card, options).material()
