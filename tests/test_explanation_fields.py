@@ -244,6 +244,7 @@ def test_a_likeness_is_never_measured_by_a_bare_negative_number(case):
     ("percentile", "count", "distance", "text", "caption"),
     [
         (99.7, 200, 2.9, "closer to it than about 1 of the 200 training images behind it", "closer than 1%"),
+        (0.0, 5, 1.1, "closer to it than about 4 of the 5 training images behind it", "closer than 80%"),
         (64.0, 120, 2.0, "closer to it than about 43 of the 120 training images behind it", "closer than 36%"),
         (100.0, 120, 3.0, "as far from it as the farthest of 120 training images behind it", "as far as any"),
         (100.0, 120, 3.5, "farther from it than all 120 training images behind it", "farther than all"),

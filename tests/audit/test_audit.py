@@ -103,6 +103,18 @@ def test_duplicates_and_outliers_are_found():
     assert found.far.tolist() == [100]
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("share", [0.2, 1.0])
+def test_copies_are_found_however_many_there_are(share, size):
+    """They differ by rounding, and are no measure of how far others are from each other."""
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(100, 8))
+    copied = points[: int(share * 100)] * (1 + 1e-7 * rng.normal(size=(int(share * 100), 8)))
+    around = look_around((size * np.concatenate([points, copied])).astype(np.float32))
+    assert sorted((pair.first, pair.second) for pair in around.pairs) == [(k, 100 + k) for k in range(len(copied))]
+    assert all(pair.exact for pair in around.pairs)
+
+
 def test_faulty_prototypes_are_named_with_their_reason():
     vectors, labels = torch.eye(4), torch.tensor([0, 0, 0, 1])
     prototypes = Prototypes(

@@ -264,3 +264,16 @@ def test_an_update_searches_where_the_conversion_did(net, blobs):
     nearest = torch.cdist(new.prototypes.vectors, embeddings).argsort(dim=1, stable=True)[:, :6]
     assert torch.equal(new.prototypes.nearest, nearest)
     assert not bool((torch.cat([y, y[:6]])[nearest] == new.prototypes.labels[:, None]).all())
+
+
+def test_the_farthest_image_of_before_stays_the_farthest(net, blobs):
+    """The greatest distance of all is no mean of two: training images would be called unfamiliar."""
+    x, y = blobs
+    old = convert(net, (x, y), n_prototypes=1, progress=False)
+    near = x + 0.01 * torch.randn(x.shape)
+    new = old.update((near, y), progress=False)
+    for k in range(3):
+        least, most = new.prototypes.quantiles[k, 0], new.prototypes.quantiles[k, -1]
+        assert most >= old.prototypes.quantiles[k, -1]
+        assert least <= old.prototypes.quantiles[k, 0]
+    assert (new.prototypes.quantiles.diff(dim=1) >= 0).all()

@@ -320,8 +320,9 @@ def merge_statistics(
     """Merges the statistics of the previous training data with those of the new samples.
 
     Classes without new samples keep their statistics. For the others, counts are added, the nearest samples are chosen
-    from both, and purity and quantiles are means weighted by the numbers of samples. These are close, but not equal, to
-    what a survey of all samples would give.
+    from both, and purity and quantiles are means weighted by the numbers of samples, but for the least and the greatest
+    distance. These are close, but not equal, to what a survey of all samples would give. Purity is of the samples at
+    hand: no old sample is compared with new classes, and no new one with the classes that keep their statistics.
 
     Args:
         old: The model's prototypes.
@@ -355,6 +356,10 @@ def merge_statistics(
                 merged[name][index] = torch.where(
                     new_value.isnan(), old_value, torch.where(old_value.isnan(), new_value, mean)
                 )
+            # of all distances the least and the greatest are those of either, and no training sample is beyond them
+            least, most = merged["quantiles"][index, :1], merged["quantiles"][index, -1:]
+            least.copy_(torch.fmin(old.quantiles[old_index, :1], new.quantiles[index, :1]))
+            most.copy_(torch.fmax(old.quantiles[old_index, -1:], new.quantiles[index, -1:]))
     return Prototypes(updated.vectors, updated.labels, updated.class_names, **merged)
 
 

@@ -10,6 +10,7 @@ from lookalike._core.errors import LookalikeError
 
 _NEAR = 0.15  # of the usual distance to the nearest neighbour: below it, two images are near duplicates
 _EQUAL = 1e-4  # of the usual distance: below it, they are equal to the network
+_ROUNDING = 1e-5  # of the embeddings' size: distances of rounding, as those of copies in another place of a batch
 _FAR = 5.0  # robust standard deviations of the logarithm of the distance to the third neighbour
 _NEIGHBOURS = 4
 _MOST_ALIKE = 100  # pairs of one sample
@@ -84,10 +85,11 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     first = np.array(
         [candidates[min(row, neighbour), max(row, neighbour)] for row, neighbour in enumerate(nearest.tolist())]
     )
-    usual = float(np.median(first)) or float(first.mean()) or 1.0
+    size = float(np.sqrt(np.square(z).sum(1, dtype=np.float64).mean()))
+    usual = _usual_distance(first, third, size)
     candidates |= _further_pairs(z, distances_to.max(1), usual)
     alike = [
-        Pair(a, b, distance / usual, distance <= _EQUAL * usual)
+        Pair(a, b, distance / usual, distance <= max(_EQUAL * usual, _ROUNDING * size))
         for (a, b), distance in candidates.items()
         if distance <= _NEAR * usual
     ]
@@ -98,6 +100,21 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     far = np.flatnonzero(remoteness > _FAR)
     alike.sort(key=lambda pair: (pair.share, pair.first, pair.second))
     return Neighbourhood(nearest, alike, far[np.argsort(-remoteness[far], kind="stable")], remoteness, usual)
+
+
+def _usual_distance(first: np.ndarray, third: np.ndarray, size: float) -> float:
+    """Returns the median distance to the nearest neighbour, of the samples that have no copy.
+
+    Args:
+        first: Distances to the nearest neighbours [N].
+        third: Distances to the third ones [N], in place of the others if each sample has a copy.
+        size: Root of the mean square of the embeddings, in place of these if all are copies.
+    """
+    for distances in (first, third):
+        of_others = distances[distances > _ROUNDING * size]
+        if len(of_others):
+            return float(np.median(of_others))
+    return size or 1.0
 
 
 def _further_pairs(z: np.ndarray, farthest: np.ndarray, usual: float) -> dict[tuple[int, int], float]:

@@ -83,10 +83,15 @@ class Likeness:
 
     @property
     def n_farther(self) -> int:
-        """About how many of the prototype's own training samples are farther from it than the input is."""
+        """About how many of the prototype's own training samples are farther from it than the input is.
+
+        A percentile p says that as many as p% of the steps from the nearest to the farthest lie before the input. The
+        nearest counts as nearer than the input, as percentiles do not tell whether it is.
+        """
         if np.isnan(self.percentile) or self.percentile >= 100:
             return 0
-        return max(1, round((100 - self.percentile) / 100 * self.count))  # the farthest is farther
+        steps = self.count - 1
+        return max(1, steps - int(self.percentile / 100 * steps))  # the farthest is farther
 
     @property
     def is_beyond_its_own(self) -> bool:

@@ -43,8 +43,8 @@ class Onward:
             more: New data, as for ``convert``, or their ``EmbeddingStore``. Classes are matched by name, or by number
                 if the data have no names.
             previous: Embeddings of the previous training data. With them, counts, purity, nearest images and distances
-                are exact. Without, those of classes with previous and new samples are approximated from both, and
-                ``provenance`` says so.
+                are exact. Without, those of classes with previous and new samples are approximated from both, purity
+                leaves out how old samples compare with new classes, and ``provenance`` says so.
             n_prototypes: Number of prototypes of each new class; None takes the number of the conversion.
             seed: Seed of the clustering; None takes the seed of the conversion.
             **options: ``clusterer``, ``n_init``, ``temperature``, ``n_images``, ``batch_size``, ``num_workers``,

@@ -115,7 +115,8 @@ function spread(percentile, prototype, isFarthest) {
     return isFarthest ? `farther from it than all ${all} training ${kind}s behind it`
       : `as far from it as the farthest of ${all} training ${kind}s behind it, or farther`;
   }
-  const farther = Math.round(((100 - percentile) / 100) * prototype.count).toLocaleString("en");
+  const steps = prototype.count - 1;  // as in the program: the nearest of them counts as nearer than the input
+  const farther = Math.max(1, steps - Math.floor((percentile / 100) * steps)).toLocaleString("en");
   return `closer to it than about ${farther} of the ${all} training ${kind}s behind it`;
 }
 
