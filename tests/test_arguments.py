@@ -276,7 +276,6 @@ def good_calls(
             choose_n_clusters,
             {
                 "points": np.random.default_rng(0).random((6, 2)),
-                "at_most": 3,
                 "clusterer": "kmeans",
                 "seed": 0,
             },

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from lookalike import convert
+from lookalike._core.cores import memory
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.conversion.clustering import cluster
 from lookalike.conversion.out_of_core import _improve, bytes_of, cluster_in_parts, streamed_classes
@@ -32,6 +33,14 @@ def test_a_limit_that_says_nothing():
         with pytest.raises(LookalikeError, match="memory_limit takes bytes, or a text such as '2GiB'"):
             bytes_of(given)
     assert bytes_of(None) > 2**28  # half of this machine's
+
+
+def test_a_container_may_have_less_memory_than_its_machine(tmp_path):
+    limit = tmp_path / "memory.max"
+    limit.write_text("1000000\n")
+    assert memory((str(limit), "/no/such/file")) == 1_000_000
+    limit.write_text("max\n")
+    assert memory((str(limit),)) == memory(()) > 2**30
 
 
 def test_only_classes_that_do_not_fit_are_streamed():

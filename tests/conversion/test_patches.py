@@ -363,6 +363,13 @@ def test_a_class_without_shared_prototypes_is_left_out_of_the_temperature(blobs)
     torch.testing.assert_close(model.predict_proba(x[:5]).sum(1), torch.ones(5))
 
 
+def test_a_model_of_shared_prototypes_passes_those_of_the_checks_that_apply(blobs):
+    options = {"level": "patch", "decision": "linear", "shared": True, "similarity": "dot", "temperature": 1.0}
+    passed = check_prototype_model(convert(make_net(), blobs, n_prototypes=2, **options), blobs[0][:4])
+    assert "classes" in passed
+    assert "similarities are monotone" not in passed
+
+
 def test_it_passes_the_checks_for_own_models(model, blobs):
     check_prototype_model(model, blobs[0][:8])
 

@@ -13,13 +13,14 @@ _AUTO_SAMPLE = 2_000  # points; a silhouette compares all n² pairs of them
 LEAST_PER_PROTOTYPE = 3  # images; a prototype of one or two images is these images, and not what they share [ours]
 ENOUGH_FOR_AUTO = 200  # embeddings: a smaller sample hardly shows the number of clusters of a class
 _CLOUDS_OF_FEW = 10  # clouds without clusters that so few embeddings are compared with
+_MOST = 10  # clusters
 _AUTO_MARGIN = 0.02  # silhouette that clusters must have above a cloud without clusters
 
 
-def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans", *, seed: int = 0) -> int:
+def choose_n_clusters(points: Array, clusterer: str = "kmeans", *, seed: int = 0) -> int:
     """Chooses the number of clusters of a class by the silhouette [ours].
 
-    Tries 2 to ``at_most`` clusters on up to 2,000 of the points and takes the number with the largest mean silhouette
+    Tries 2 to 10 clusters on up to 2,000 of the points and takes the number with the largest mean silhouette
     (Rousseeuw, 1987), of those numbers with at least three points in every cluster. The class gets one cluster unless
     that silhouette is at least 0.02 above that of Gaussian clouds of the same covariance: a cloud without clusters has
     a silhouette above zero too. From 200 points on there is one cloud, cut into the same number of clusters. Fewer
@@ -27,22 +28,21 @@ def choose_n_clusters(points: Array, at_most: int = 10, clusterer: str = "kmeans
 
     Args:
         points: The class's embeddings [n, D].
-        at_most: Largest number to try.
         clusterer: Name of a registered clusterer.
         seed: Seed; the same seed gives the same number.
     """
-    points, at_most = checks.points("points", points), checks.whole_number("at_most", at_most, 1)
+    points = checks.points("points", points)
     _ = CLUSTERERS[clusterer]
     rng = np.random.default_rng(checks.seed("seed", seed))
     if len(points) > _AUTO_SAMPLE:
         points = points[np.sort(rng.choice(len(points), _AUTO_SAMPLE, replace=False))]
-    distinct = count_distinct(points, at_most=at_most + 1)
+    distinct = count_distinct(points, at_most=_MOST + 1)
     most = max(1, len(points) // LEAST_PER_PROTOTYPE)
     if distinct < 3 or most == 1:
         return min(distinct, most)
     # With centred points X [n, D] and a standard normal G [n, n], rows of G X / √n have the points' covariance XᵀX / n.
     centred = points - points.mean(0)
-    numbers = range(2, min(at_most, most, distinct - 1) + 1)
+    numbers = range(2, min(_MOST, most, distinct - 1) + 1)
     scores = _silhouettes(points, numbers, clusterer, seed)
     if not scores:
         return 1

@@ -173,7 +173,8 @@ def _convert(
     embed_seconds = time.perf_counter() - started
     check_finite(store)
     class_names = class_names_of(settings, store)
-    if _is_auto(similarity):
+    asked = {"similarity_asked": AUTO} if _is_auto(similarity) else {}
+    if asked:
         check_classes(np.bincount(store.labels, minlength=len(class_names)), class_names)
         similarity = choose_similarity(store, class_names, encoder.head_weight, settings.clustering)
     metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
@@ -198,6 +199,7 @@ def _convert(
         **memory_record(store.labels, store.embeddings.shape[1], class_names, settings),
         "calibration": temperature.to_dict(),
         "given_lengths": lengths,
+        **asked,
         **_advice_record(store, class_names, encoder, similarity, settings),
         "embed_seconds": round(embed_seconds, 3),
     }

@@ -3,7 +3,6 @@
 Source: paper section 3.2, "Large data"; the sample and the chunks are [ours].
 """
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from lookalike._core.cores import memory
 from lookalike._core.errors import LookalikeError
 from lookalike.conversion.clustering import Array, assign, cluster, sums_of_clusters
 
@@ -29,17 +29,14 @@ _LLOYD_CLUSTERERS = (
 
 
 def bytes_of(limit: MemoryLimit) -> int:
-    """Returns a memory limit in bytes. It is given in bytes or as ``"2GiB"``; None is half of the machine's memory.
+    """Returns a memory limit in bytes, given so or as ``"2GiB"``; None is half of what this process may have.
 
     Example:
         >>> bytes_of("1.5 GiB")
         1610612736
     """
     if limit is None:
-        try:
-            return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-        except (AttributeError, OSError, ValueError):  # a system without these figures, such as Windows
-            return 2**62
+        return memory() // 2
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*([A-Za-z]*)\s*", str(limit))
     if match is None or match[2] not in _UNITS or not float(match[1]) > 0:
         raise LookalikeError(f"memory_limit takes bytes, or a text such as '2GiB', not {limit!r}")

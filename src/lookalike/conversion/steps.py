@@ -120,7 +120,7 @@ def _row_of(batches: Batches | None) -> Tensor | None:
 
     It is the first that can be read, if images that cannot are left out.
     """
-    if batches is None or not batches.can_fetch:
+    if batches is None or not batches.can_fetch or batches.total == 0:
         return None
     for index in range(_MOST_BROKEN):
         try:

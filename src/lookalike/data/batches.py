@@ -220,7 +220,13 @@ class Batches:
         return None if self.has_own_collation else FittedSamples.of(self.dataset)
 
     def fetch(self, indices: Sequence[int] | np.ndarray) -> Inputs:
-        """Returns the collated inputs of the samples with these indices, in the order of ``indices``."""
+        """Returns the collated inputs of the samples with these indices, in the order of ``indices``.
+
+        Raises:
+            LookalikeError: If there are none, or single samples cannot be read.
+        """
+        if not len(indices):
+            raise LookalikeError("no samples to read")
         if self._arrays is not None:
             return as_tensor(self._arrays[0][np.asarray(indices)])
         if not self.can_fetch:

@@ -333,7 +333,7 @@ class EditSession(Shorthands):
     @override
     def vector_of(self, image: Any) -> tuple[float, ...]:
         """Returns the embedding of one image, in any form that ``predict`` takes."""
-        embeddings = self.model.embed(image)
+        embeddings = self._base.embed(image)  # of the same encoder
         if len(embeddings) != 1:
             raise LookalikeError(f"to add a prototype takes one image, not {len(embeddings)}")
         return tuple(embeddings[0].float().cpu().tolist())
@@ -348,7 +348,7 @@ class EditSession(Shorthands):
             raise LookalikeError("there are no test data: give them, as in sem.edit(train, test=test)")
         data = self._test() if callable(self._test) and not hasattr(self._test, "__getitem__") else self._test
         source = self._embedded(data, "test", None)
-        judge = _judge_of("test", self.model, source, self.similarity)
+        judge = _judge_of("test", self._base, source, self.similarity)
         before = judge.predict(self._snapshots[0].state)
         after = judge.predict(self.state)
         effect = judge.effect(before, after, self.state)

@@ -1,5 +1,6 @@
 """``calibrate``: fits a model's temperature and novelty score on one part of held-out images, and keeps the other."""
 
+import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -169,7 +170,9 @@ def _copied(model: "PrototypeModel", classifier: Any) -> "PrototypeModel":
     from lookalike.model.folder import ModelParts
 
     parts_by_name = {field.name: getattr(model, field.name) for field in fields(ModelParts)}
-    return type(model)(**{**parts_by_name, "classifier": classifier, "doubt": None})
+    # what moves with one model must not move the other
+    own = {name: copy.deepcopy(parts_by_name[name]) for name in ("prototypes", "similarity")}
+    return type(model)(**{**parts_by_name, **own, "classifier": classifier, "doubt": None})
 
 
 def _unit(log_probabilities: np.ndarray) -> float:

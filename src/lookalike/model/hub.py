@@ -139,26 +139,29 @@ def downloaded(address: str) -> Iterator[Path]:
     """
     repo, _, revision = address.removeprefix(PREFIX).partition("@")
     _check_repo(repo)
-    with _readable_errors(repo):
-        sizes, commit = _sizes_of_files(repo, revision or None)
-        if sizes is not None and CONFIG not in sizes:
-            raise LookalikeError(f"the repository {repo!r} holds no saved model: {CONFIG!r} is missing")
-        if sizes is not None and (sizes[CONFIG] or 0) > _LARGEST_CONFIG:
-            raise LookalikeError(f"{CONFIG!r} of {repo!r} is too large: {sizes[CONFIG]:,} bytes")
-        with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / repo.replace("/", "--")
-            _fetch(repo, CONFIG, commit, folder)
-            listed = listed_files(folder)
-            for name, size in listed.items():
-                if sizes is not None and name not in sizes:
-                    raise LookalikeError(f"the saved model in {repo!r} is incomplete: {name!r} is missing")
-                if sizes is not None and size is not None and sizes[name] not in (None, size):
-                    raise LookalikeError(
-                        f"{name!r} of {repo!r} was altered: it has {sizes[name]:,} bytes, not {size:,}"
-                    )
-            for name in listed:
-                _fetch(repo, name, commit, folder)
-            yield folder
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / repo.replace("/", "--")
+        with _readable_errors(repo):
+            _download(repo, revision or None, folder)
+        yield folder  # errors of the block are its own
+
+
+def _download(repo: str, revision: str | None, folder: Path) -> None:
+    """Puts the files of a saved model into a folder."""
+    sizes, commit = _sizes_of_files(repo, revision)
+    if sizes is not None and CONFIG not in sizes:
+        raise LookalikeError(f"the repository {repo!r} holds no saved model: {CONFIG!r} is missing")
+    if sizes is not None and (sizes[CONFIG] or 0) > _LARGEST_CONFIG:
+        raise LookalikeError(f"{CONFIG!r} of {repo!r} is too large: {sizes[CONFIG]:,} bytes")
+    _fetch(repo, CONFIG, commit, folder)
+    listed = listed_files(folder)
+    for name, size in listed.items():
+        if sizes is not None and name not in sizes:
+            raise LookalikeError(f"the saved model in {repo!r} is incomplete: {name!r} is missing")
+        if sizes is not None and size is not None and sizes[name] not in (None, size):
+            raise LookalikeError(f"{name!r} of {repo!r} was altered: it has {sizes[name]:,} bytes, not {size:,}")
+    for name in listed:
+        _fetch(repo, name, commit, folder)
 
 
 def _sizes_of_files(repo: str, revision: str | None) -> tuple[dict[str, int | None] | None, str | None]:

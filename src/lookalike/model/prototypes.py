@@ -87,7 +87,8 @@ class Prototypes(nn.Module):
         if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
             raise checks.unfit("labels", labels, "a tensor of whole numbers [P]")
         if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(class_names)):
-            raise LookalikeError(f"a prototype has class {int(labels.max())}; there are {len(class_names)} classes")
+            wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+            raise LookalikeError(f"a prototype has class {wrong}; there are {len(class_names)} classes")
         self.class_names = [text_of(name) for name in class_names]
         if isinstance(vectors, nn.Parameter):
             self.register_parameter("vectors", vectors)
