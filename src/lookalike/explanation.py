@@ -19,7 +19,7 @@ from lookalike.data import InputBatch
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
-from lookalike.model.class_labels import numbers_of
+from lookalike.model.class_labels import labels_in_model, numbers_of
 from lookalike.model.doubting import InputDoubt, input_doubts
 from lookalike.model.likeness import Likeness, Likenesses
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, embed_and_score, original_answer
@@ -362,7 +362,7 @@ def _batches_to_explain(
 ) -> Iterator[InputBatch]:
     """Yields batches of inputs, with the labels and names that the caller gave or that come with the data.
 
-    Labels that come with the data are used only if the data have the same class names as the model.
+    Labels that come with the data are used only if the data have class names, and all of them are the model's.
 
     Raises:
         LookalikeError: If the number of labels or names is not the number of inputs.
@@ -377,8 +377,8 @@ def _batches_to_explain(
         rows = n_rows(batch.inputs)
         _check_counts(counts, first + rows)
         batch_labels = None
-        if batch.labels is not None and batch.class_names == model.class_names:
-            batch_labels = checks.class_indices("labels", batch.labels, model.n_classes).tolist()
+        if batch.labels is not None and batch.class_names is not None:
+            batch_labels = _labels_by_name(batch.labels, batch.class_names, model)
         if labels is not None:
             batch_labels = [int(label) for label in labels[first : first + rows]]
         batch_names: list[str | None] | None = batch.names
@@ -393,6 +393,16 @@ def _batches_to_explain(
             )
         first += rows
     _check_counts(counts, first, is_all=True)
+
+
+def _labels_by_name(labels: Any, names: Sequence[str], model: PrototypeModel) -> list[int] | None:
+    """Returns labels in the model's numbering; None if the data have a class that the model does not have."""
+    of_data = checks.class_indices("labels", labels, len(names))
+    try:
+        numbers: list[int] = labels_in_model(of_data.numpy(), names, model.class_names, "given").tolist()
+    except LookalikeError:
+        return None
+    return numbers
 
 
 def _check_counts(counts: Mapping[str, int], n_inputs: int, is_all: bool = False) -> None:

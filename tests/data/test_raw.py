@@ -93,6 +93,8 @@ def test_labels_of_a_data_set_count_where_it_names_the_models_classes(sem, folde
     assert [one.label for one in explanations] == [0] * 6 + [1] * 6 + [2] * 6
     (tmp_path / "bee").mkdir()
     (tmp_path / "bee" / "0.png").write_bytes((folder / "bee" / "0.png").read_bytes())
+    assert [one.label for one in explain(sem, ImageFolder(tmp_path, STEPS))] == [1]  # by its name
+    (tmp_path / "bee").rename(tmp_path / "bird")
     assert [one.label for one in explain(sem, ImageFolder(tmp_path, STEPS))] == [None]
 
 

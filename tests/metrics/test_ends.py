@@ -34,7 +34,7 @@ def test_saturated_probabilities_are_no_agreement(blobs):
     assert not any("looks where" in sentence for sentence in card.verdict())
     notes = " ".join(card.notes)
     assert "4 of 4 images are left out of D_fth" in notes
-    assert "the black box is exactly 1 in single precision" in notes
+    assert "the probability of the black box: it is exactly 1 in single precision" in notes
     assert "sample " in notes
     assert "section 'explanations' was not measured: no image is left" in notes
 

@@ -242,7 +242,7 @@ def test_verdict_names_classes_and_ghosts():
     said = card.verdict()
     assert "It lost 5.0 points of accuracy (95% interval −9.0 to −1.0): 90.0%." in said
     assert (
-        "Class 'ant' lost 5.0 points; with these prototypes, 20.0% of the training images of 'ant' look more like a "
+        "Class 'ant' lost 5.0 points; with these prototypes, 20.0% of the training images of 'ant' are nearer to a "
         "prototype of another class, most often 'bee'."
     ) in said
     assert any(

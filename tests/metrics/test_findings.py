@@ -237,7 +237,7 @@ def test_all_weakest_classes_are_named_and_all_that_they_are_taken_for():
 def test_the_network_is_the_reason_only_where_the_original_is_as_bad():
     near = {"label": 1, "overlap": 0.688, "rival": 0, "also_rival": [2]}
     measured = (
-        "With these prototypes, 68.8% of the training images of 'bee' look more like a prototype of another class, "
+        "With these prototypes, 68.8% of the training images of 'bee' are nearer to a prototype of another class, "
         "most often 'ant' and 'cat'"
     )
     better, as_bad = (weakest_of((0, 9, 9, 1), (1, 4, box, 0), overlaps=[near]) for box in (6, 4))

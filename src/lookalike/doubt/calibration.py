@@ -223,7 +223,7 @@ def figures_of_samples(
         len(gaps),
         ece,
         max(0.0, 2 * ece - float(high)),
-        max(ece, 2 * ece - float(low)),
+        min(1.0, max(ece, 2 * ece - float(low))),
         log_loss.mean,
         brier.mean,
         log_loss.low,

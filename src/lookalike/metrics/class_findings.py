@@ -147,6 +147,6 @@ def _original(entry: Mapping[str, Any]) -> str:
 def _overlap(near: Mapping[str, Any], names: list[str]) -> str:
     """Says how many training images of a class overlap with others, by the prototypes that there are."""
     return (
-        f"with these prototypes, {near['overlap']:.1%} of the training images of {names[near['label']]!r} look more "
-        f"like a prototype of another class, most often {_tied(near, 'rival', names)}"
+        f"with these prototypes, {near['overlap']:.1%} of the training images of {names[near['label']]!r} are "
+        f"nearer to a prototype of another class, most often {_tied(near, 'rival', names)}"
     )

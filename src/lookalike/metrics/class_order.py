@@ -294,7 +294,8 @@ def _chance(labels: Tensor, predictions: Tensor, n_classes: int, n_outputs: int)
     label_shares, predicted_shares = (v.bincount(minlength=n_classes + 1).double() / n for v in (labels, predictions))
     chance = max(float((label_shares * predicted_shares).sum()), 1 / n_outputs)
     observed = share(n_correct, n)
-    if n_correct == n or n_outputs < 2 or observed.low > chance:
+    # of one class alone, guesses of that class are as good as any prediction
+    if n_correct == n or n_outputs < 2 or len(labels.unique()) < 2 or observed.low > chance:
         return None, ""
     return chance, (
         f"The black box is right on {observed.value:.1%} of {n} images, which cannot be told from chance "

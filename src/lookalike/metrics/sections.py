@@ -201,7 +201,10 @@ def _explanations(context: Context, run: int) -> SectionResult:
     if not bool(compared_images.all()):
         context.note(_saturation_note(context, samples, model_empty, black_box_empty))
     if not bool(compared_images.any()):
-        raise RelevanceError("no image is left whose explanations can be compared: all probabilities are exactly 1")
+        raise RelevanceError(
+            "no image is left whose explanations can be compared: no relevance starts from any of the probabilities "
+            "(each is exactly 1 in single precision, or no feature before the head is active)"
+        )
     model_figures = (
         explanation_divergence(model_maps, black_box_maps),
         explanation_correlation(model_maps, black_box_maps),
@@ -238,7 +241,10 @@ def _explanations(context: Context, run: int) -> SectionResult:
 
 
 def _saturation_note(context: Context, samples: Tensor, model_empty: Tensor, black_box_empty: Tensor) -> str:
-    """Names the images without relevance: their class probability is 1 in single precision, and has no gradient."""
+    """Names the images without relevance.
+
+    Their class probability is 1 in single precision, and has no gradient; or all features before the head are 0.
+    """
     assert context.test is not None  # needed
     empty = (model_empty | black_box_empty).cpu()
     owners = [
@@ -246,8 +252,9 @@ def _saturation_note(context: Context, samples: Tensor, model_empty: Tensor, bla
     ]
     listed = name_samples(samples[empty].numpy(), context.test.describe)
     return (
-        f"{int(empty.sum())} of {len(samples)} images are left out of D_fth, as a probability of the "
-        f"{' and of the '.join(owners)} is exactly 1 in single precision and no relevance starts from it: {listed}"
+        f"{int(empty.sum())} of {len(samples)} images are left out of D_fth, as no relevance starts from the "
+        f"probability of the {' or of the '.join(owners)}: it is exactly 1 in single precision, or no feature before "
+        f"the head is active: {listed}"
     )
 
 

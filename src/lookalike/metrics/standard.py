@@ -132,7 +132,9 @@ def _sensitivity(context: Context, run: int) -> SectionResult:
     details = {
         "rule": options.rule,
         "options": dict(stability.options),
-        "correlations": stability.correlations.tolist(),
+        "correlations": [
+            [value if np.isfinite(value) else None for value in row] for row in stability.correlations.tolist()
+        ],
     }
     return _finite(figures), details
 

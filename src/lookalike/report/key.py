@@ -170,7 +170,7 @@ TERMS = (
         "overlap",
         "overlap",
         "overlap",
-        "The share of a class's training images that look more like a prototype of another class than like any of "
+        "The share of a class's training images that are nearer to a prototype of another class than to any of "
         "their own.",
     ),
     Term(
