@@ -10,6 +10,7 @@ import time
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import IterableDataset, TensorDataset
 
 from lookalike._core.errors import LookalikeError, LookalikeWarning
@@ -446,3 +447,26 @@ def test_neighbours_are_found_block_by_block(monkeypatch):
     assert (parts[1] == whole[1]).all()
     with pytest.raises(LookalikeError, match="a single sample"):
         look_around(points[:1])
+
+
+class WithMean(nn.Module):
+    """A network whose mean is no part of its state."""
+
+    def __init__(self, mean):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 2)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.register_buffer("edges", torch.eye(4).to_sparse())
+
+    def forward(self, x):
+        return self.head(self.body((x - self.mean) @ self.edges.to_dense()).relu())
+
+
+def test_stored_embeddings_depend_on_what_a_network_does_not_save(tmp_path):
+    x, y = torch.randn(20, 4), torch.arange(20) % 2
+    net = WithMean(0.0)
+    embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", progress=False)
+    embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", resume=True, progress=False)
+    net.mean += 0.5
+    with pytest.raises(LookalikeError, match="made with other unsaved_weights"):
+        embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", resume=True, progress=False)

@@ -331,6 +331,11 @@ class Explainer:
             embeddings: Their embeddings [n, D], if decisions on them are shown elsewhere: in a batch of another size a
                 network computes slightly other ones, by which a close decision can be another.
         """
+        if self.relevance and not (isinstance(batch.inputs, Tensor) and batch.inputs.is_floating_point()):
+            raise LookalikeError(
+                "heat-maps are of one tensor of numbers, and the inputs are several, or are no floating-point numbers: "
+                "explain them without relevance"
+            )
         if isinstance(batch.inputs, Tensor):  # copied to the device once, for predictions, maps and pixels
             batch = replace(batch, inputs=batch.inputs.to(self.model.device))
         explanations, outputs = _explain_batch(

@@ -143,7 +143,8 @@ def _users_of_modules(model: nn.Module) -> list[_ModuleUsers]:
     for module in modules:  # which grows meanwhile
         if module is None:
             continue
-        if (module.training or (_USERS_BY_ID and id(module) in _USERS_BY_ID)) and id(module) not in visited_ids:
+        is_training = getattr(module, "training", False)  # a frozen TorchScript module has no mode
+        if (is_training or (_USERS_BY_ID and id(module) in _USERS_BY_ID)) and id(module) not in visited_ids:
             visited_ids.add(id(module))
             users.append(_USERS_BY_ID.get(id(module)) or _ModuleUsers(module))
         if children := module._modules:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from lookalike._core import checks
@@ -109,6 +110,11 @@ class Encoder(nn.Module):
         checks.output_key("output", output)
         if isinstance(model, torch.jit.ScriptModule) and head != OUTPUT:
             raise LookalikeError("a scripted or traced network cannot be cut; give the network that it was made from")
+        if any(is_lazy(tensor) for tensor in (*model.parameters(), *model.buffers())):
+            raise LookalikeError(
+                "the network has lazy layers that have no weights yet, so it is not trained: run it once on a "
+                "batch, and load its weights"
+            )
         self.model = model
         self.spec = spec
         self.training = False
