@@ -80,7 +80,7 @@ def test_training_learns(method, trained):
 def test_what_is_trained_is_a_prototype_model_like_any_other(method, trained, bundle):
     model = trained[method].model
     x = torch.stack([bundle.test[i][0] for i in range(5)])
-    assert len(check_prototype_model(model, x)) == 7
+    assert len(check_prototype_model(model, x)) == 6 + model.similarity.falls_with_distance
     assert model.images.shape == (len(model.prototypes), 3, 16, 16, 3)
     assert model.prototypes.nearest.min() >= 0
     assert explain(model, x, relevance=True)[0].likenesses[0].heat_map.shape == (16, 16)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 from typer.testing import CliRunner
 
 from lookalike import LookalikeError, convert, explain
@@ -290,3 +291,37 @@ def test_a_perceptron_in_double_precision_runs(tmp_path):
     model = convert(mlp, (x, labels), 2, progress=False)
     found = answers(export_model(model, tmp_path / "a.onnx"), x.numpy())
     np.testing.assert_allclose(found["scores"], model(x).detach(), rtol=1e-6)
+
+
+def test_a_program_that_computes_something_else_is_not_written(blobs, tmp_path):
+    """A fixed mask by a generator of its own is no part of a program, which would draw another each time."""
+
+    class Masked(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.body, self.head = nn.Flatten(), nn.Linear(64, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            mask = torch.rand(6, generator=torch.Generator().manual_seed(0))
+            return self.head(self.body(self.flat(x)).relu() * mask)
+
+    model = convert(Masked().eval(), blobs, n_prototypes=2, progress=False)
+    with pytest.raises(LookalikeError, match="computes something else than the model"):
+        model.export(tmp_path / "model", kind="pt2")
+    assert not (tmp_path / "model").exists()
+
+
+def test_numbers_that_no_runtime_takes_are_refused(blobs, tmp_path):
+    class Halved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = nn.Conv2d(1, 6, 3), nn.Linear(6, 3)
+
+        def forward(self, x):
+            with torch.autocast("cpu", torch.bfloat16):
+                z = self.body(x).relu().mean((2, 3))
+            return self.head(z.float())
+
+    model = convert(Halved().eval(), blobs, n_prototypes=2, progress=False)
+    with pytest.raises(LookalikeError, match="computes in bfloat16"):
+        model.export(tmp_path / "model", kind="onnx")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
+from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError, first_line
 from lookalike._core.files import check_writable
 from lookalike._core.fresh_folder import check_replaceable, fresh_folder
@@ -39,6 +40,7 @@ FORMAT = 1
 KINDS = ("onnx", "pt2")
 MARKER = "prototypes.json"
 _OPSET = 18
+_SAME = 1e-3  # relative difference that rounding may make
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
 
@@ -231,11 +233,46 @@ def _check_precision(model: PrototypeModel) -> None:
 
 
 def _program_of(module: nn.Module, sample: Tensor) -> torch.export.ExportedProgram:
-    """Returns a plain module as a program for any batch size."""
+    """Returns a plain module as a program for any batch size.
+
+    Raises:
+        LookalikeError: If it cannot be exported, or the program computes something else.
+    """
     try:
-        return export_program(module, sample)
+        program = export_program(module, sample)
     except Exception as error:
         raise LookalikeError(f"the model cannot be exported: torch.export says: {first_line(error)}") from error
+    _check_same(program, module, sample)
+    return program
+
+
+@torch.no_grad()
+def _check_same(program: torch.export.ExportedProgram, module: nn.Module, sample: Tensor) -> None:
+    """Compares a program with the module that it was made from, on random inputs.
+
+    Raises:
+        LookalikeError: If their numbers differ, as those of a network that draws random numbers from a seed of its own,
+            or decides by Python's values, which a program does not have.
+    """
+    noise = normal(sample.shape, seeded(0))
+    is_number = sample.is_floating_point()
+    trial = noise.to(sample) if is_number else (64 * noise + 128).clamp(0, 255).to(sample)
+    if not is_number and sample.dtype != torch.uint8:  # such as tokens: not every number is one
+        trial = sample
+    expected, found = module(trial), program.module()(trial)
+    for ours, theirs in zip(expected, found, strict=True):
+        margin = _SAME * _size(ours)
+        if ours.is_floating_point() and not torch.allclose(ours, theirs, rtol=_SAME, atol=margin, equal_nan=True):
+            raise LookalikeError(
+                "the exported program computes something else than the model: the network draws random numbers in its "
+                "forward pass, or uses values of Python that a program does not have; make it a function of its inputs"
+            )
+
+
+def _size(values: Tensor) -> float:
+    """Returns the largest finite absolute value of some numbers."""
+    finite = values[values.isfinite()].abs() if values.is_floating_point() else values[:0]
+    return float(finite.max()) if len(finite) else 0.0
 
 
 def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, Any]) -> bytes:
@@ -244,6 +281,12 @@ def _onnx_bytes(program: torch.export.ExportedProgram, description: dict[str, An
     Raises:
         LookalikeError: If ``onnx`` is not installed, or it has no operation for one of the network's.
     """
+    values = [node.meta.get("val") for node in program.graph.nodes]
+    if any(isinstance(value, Tensor) and value.dtype == torch.bfloat16 for value in values):
+        raise LookalikeError(
+            "the network computes in bfloat16, which ONNX runtimes do not take: leave out its own autocast, or export "
+            "kind='pt2'"
+        )
     try:
         import onnx
         import onnxscript  # noqa: F401 - torch needs it

@@ -24,6 +24,7 @@ def explanation_correlation(maps: Tensor, black_box_maps: Tensor) -> Tensor:
         LookalikeError: If shapes differ, or a map is not finite.
 
     Example:
+        >>> import torch
         >>> maps = torch.tensor([[[1.0, -2.0], [0.0, 5.0]]])
         >>> same, negative = (round(float(explanation_correlation(maps, scale * maps)), 6) for scale in (3, -1))
         >>> same, negative
