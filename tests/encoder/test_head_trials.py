@@ -186,3 +186,12 @@ def test_heat_maps_of_tokens_are_refused():
     assert len(explain(model, tokens[:2])) == 2
     with pytest.raises(LookalikeError, match="explain them without relevance"):
         explain(model, tokens[:2], relevance=True)
+
+
+def test_a_class_that_is_hidden_by_infinity_hides_no_path():
+    class Masked(Plain):
+        def forward(self, x):
+            return super().forward(x).masked_fill(torch.tensor([False, False, True]), float("-inf"))
+
+    encoder = Encoder(Masked().eval(), X[:2])
+    assert torch.equal(encoder.head(encoder.features(X)), encoder.model(X))

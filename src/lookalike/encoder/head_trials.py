@@ -112,10 +112,12 @@ class HeadTrials:
             recomputed = self._classify(self._features)
         except Exception:  # a network may refuse blank images; whoever calls the head sees the reason
             return True
-        largest = max(float(scores.abs().max()), 1e-6)
-        return recomputed.shape != scores.shape or bool(
-            (recomputed - scores).abs().max() <= _SAME_FROM_FEATURES * largest
-        )
+        if recomputed.shape != scores.shape:
+            return True
+        finite = scores[scores.isfinite()].abs()
+        largest = max(float(finite.max()) if len(finite) else 0.0, 1e-6)
+        differences = torch.where(recomputed == scores, 0, recomputed - scores)  # −∞ may hide a class
+        return bool(differences.abs().max() <= _SAME_FROM_FEATURES * largest)
 
     def _apply(self, features: Tensor) -> Any:
         return in_eval_mode(self._model, lambda: self._head(features))
