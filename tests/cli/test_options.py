@@ -2,6 +2,9 @@
 
 import inspect
 import json
+import os
+import subprocess
+import sys
 from dataclasses import asdict
 
 import numpy as np
@@ -151,3 +154,34 @@ def test_help_shows_switches_without_a_type(name):
     assert result.exit_code == 0
     assert "--help" in result.output
     assert "<bool>" not in result.output
+
+
+@pytest.mark.parametrize("command", ["convert", "predict"])
+def test_json_is_all_that_is_printed_whatever_a_network_says(command, network_file, image_folder, tmp_path):
+    noisy = tmp_path / "noisy.py"
+    noisy.write_text(network_file.read_text() + "\nprint('hello')\n")
+    arguments = {
+        "convert": ["convert", f"{noisy}:make", image_folder, "-o", tmp_path / "model", "--n-prototypes", 2],
+        "predict": ["predict", tmp_path / "model", image_folder / "test", "--network", f"{noisy}:make"],
+    }
+    if command == "predict":
+        assert CliRunner().invoke(app, list(map(str, arguments["convert"]))).exit_code == 0
+    result = CliRunner().invoke(app, [*map(str, arguments[command]), "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)
+    assert "hello" in result.stderr
+
+
+def test_whoever_stops_reading_ends_a_command_by_a_code_of_its_own():
+    """1 is an alarm, or a bound that is missed; 2 is a mistake."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lookalike", "datasets", "--json"]
+    assert subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False).returncode == 141
+    os.close(writer)
+
+
+def test_a_command_without_an_output_runs():
+    command = f"{sys.executable} -m lookalike datasets >&-"
+    result = subprocess.run(command, shell=True, stderr=subprocess.PIPE, check=False, text=True)
+    assert result.returncode == 0, result.stderr

@@ -9,12 +9,14 @@ import codecs
 import functools
 import inspect
 import io
+import os
 import re
 import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stdout, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
@@ -37,8 +39,20 @@ _BYTE_IN_REPR = re.compile(r"(?<!\\)\\udc([89a-f][0-9a-f])")
 _PLAIN = {"–": "-", "—": "-", "−": "-", "…": "...", "•": "*", "×": "x", "·": "-", "≥": ">=", "≤": "<=", "’": "'"}
 
 
+_CUT_OFF = 141  # exit code, as of a program that SIGPIPE ends: whoever read the output has gone
+_results: ContextVar[Any] = ContextVar("_results", default=None)  # where results for machines go; None: standard output
+
+for _name in ("stdout", "stderr"):
+    if getattr(sys, _name) is None:  # closed by the shell, as in `lookalike … >&-`
+        setattr(sys, _name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the program runs
+
+
 class _Screen(Console):
     """A console that prints control characters in visible form, so that a terminal does not obey them."""
+
+    @override
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
 
     @override
     def render_str(self, text: str, **options: Any) -> Text:
@@ -144,7 +158,12 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             warnings.simplefilter("always", LookalikeWarning)
             warnings.showwarning = show
             try:
-                return command(*args, **kwargs)
+                with _results_alone(bool(kwargs.get("json") or kwargs.get("csv"))):
+                    return command(*args, **kwargs)
+            except BrokenPipeError:
+                with suppress(OSError):  # what is left in the buffer goes nowhere when Python ends
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                raise typer.Exit(_CUT_OFF) from None
             except BrokenImageError as error:
                 fail(f"{error}; --on-error skip leaves such images out" if can_skip else str(error))
             except LookalikeError as error:
@@ -158,14 +177,33 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
+@contextmanager
+def _results_alone(for_machines: bool) -> Iterator[None]:
+    """Has whatever else is printed go to standard error, such as torch's word on a download or a network's own."""
+    if not for_machines:
+        yield
+        return
+    token = _results.set(sys.stdout)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        _results.reset(token)
+
+
+def print_result(text: str, *, nl: bool = True) -> None:
+    """Prints a result for machines on standard output."""
+    typer.echo(text, file=_results.get(), nl=nl)
+
+
 def print_json(value: Any) -> None:
     """Prints JSON on standard output, and nothing else."""
     text = json_text(value, indent=2)
     try:
-        text.encode(sys.stdout.encoding or "utf-8")
+        text.encode((_results.get() or sys.stdout).encoding or "utf-8")
     except UnicodeEncodeError:
         text = json_text(value, indent=2, ensure_ascii=True)
-    typer.echo(text)
+    print_result(text)
 
 
 def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -179,7 +217,7 @@ def print_csv(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     writer = csv.writer(buffer, lineterminator="\n")
     for row in (columns, *rows):
         writer.writerow([_csv_cell(value) for value in row])
-    typer.echo(buffer.getvalue(), nl=False)
+    print_result(buffer.getvalue(), nl=False)
 
 
 def _csv_cell(value: Any) -> Any:

@@ -11,7 +11,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import json_text, visible
 from lookalike._core.records import parse_json
 from lookalike._core.wording import counted
-from lookalike.cli.console import err, guarded, out, print_json, print_line, print_notes
+from lookalike.cli.console import err, guarded, out, print_json, print_line, print_notes, print_result
 from lookalike.cli.options import Device, Json, LargeImages, Network, OnError, SavedModel, open_model
 from lookalike.cli.predict import read_batches, report_remarks, report_skipped
 
@@ -84,7 +84,7 @@ def watch(
         if log is not None:
             _append(log, report.to_dict())
         if json:
-            typer.echo(json_text(report.to_dict(), ensure_ascii=True))
+            print_result(json_text(report.to_dict(), ensure_ascii=True))
         else:
             for sentence in report.sentences():
                 print_line(sentence)
