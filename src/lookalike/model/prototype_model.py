@@ -434,6 +434,8 @@ class PrototypeModel(Doubting, Onward, nn.Module):
 
 
 def _joined(parts: list[Tensor]) -> Tensor:
+    if not parts:
+        raise LookalikeError("there are no inputs: an array or a data set without images")
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
