@@ -122,6 +122,22 @@ def test_accuracy_is_good_only_if_its_interval_excludes_a_loss(points, level, sa
     assert re.search(says, found.text)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "level", "says"),
+    [
+        (0.4, "bad", "40.0% of the test images correctly .95% interval 30.* it errs more often than not"),
+        (0.7, "caution", "30% of its answers are wrong"),
+        (0.95, "info", "95.0% of the test images correctly .95% interval"),
+    ],
+)
+def test_without_an_original_the_accuracy_speaks_for_itself(accuracy, level, says):
+    runs = {"accuracy": [accuracy]}
+    card = Scorecard(runs, {"faithfulness": [{"accuracy": share_of(accuracy, 80), "per_class": []}]}, ["a", "b"])
+    (finding,) = card.findings()
+    assert (finding.level, card.overall().level) == (level, level)
+    assert re.search(says, finding.text)
+
+
 def agreeing(share, n=108, *, error=0.46, thresholds=None):
     """Returns the finding on agreement and the sentence over all for 10 classes and a black box with this error."""
     of = {"agreement": share_of(share, n), "black_box_accuracy": share_of(1 - error, n), "accuracy": share_of(0.5, n)}

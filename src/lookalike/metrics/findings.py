@@ -129,7 +129,8 @@ def _on_predictions(by_topic: dict[str, Finding], accuracy: float | None, n_test
         if accuracy is None:
             return []
         text = f"The model classifies {accuracy:.1%} of the test images correctly"
-        return [Finding("accuracy", "info", f"{text}: {errs}." if errs else f"{text}.")]
+        level = by_topic["accuracy"].level if "accuracy" in by_topic else "info"
+        return [Finding("accuracy", level, f"{text}: {errs}." if errs else f"{text}.")]
     text, level = by_topic["agreement"].headline, by_topic["agreement"].level
     if accuracy is not None:
         text += f", and {errs or f'{accuracy:.1%} of its answers are correct'}"

@@ -16,6 +16,8 @@ class Thresholds:
             often that errs itself. Without effect if ``agreement`` is given.
         good_agreement: Only at least this share of equal predictions is called good. Without effect if ``agreement`` is
             given.
+        least_accuracy: A model without a black box that is right less often should not be relied on.
+        good_accuracy: One that is right less often is to be taken with care.
         lost_points: A loss of this many points of accuracy is mentioned, overall and for a class.
         overlap: With at least this share of training samples nearer to another class's prototype, classes overlap.
         auroc_gain: The area under the relevance-ordering curve must exceed the random order's by this much.
@@ -29,6 +31,8 @@ class Thresholds:
     agreement: float | None = None
     least_agreement: float = 0.5
     good_agreement: float = 0.9
+    least_accuracy: float = 0.5
+    good_accuracy: float = 0.8
     lost_points: float = 1.0
     overlap: float = 0.05
     auroc_gain: float = 0.02

@@ -132,8 +132,10 @@ def _accuracy(
     accuracy, difference = figure("accuracy"), figure("accuracy_difference")
     if accuracy is None:
         return None
-    if difference is None:
+    if difference is None and figure("agreement") is not None:  # whose sentence says how often it errs
         return Finding("accuracy", "info", f"It classifies {accuracy:.1%} of the test images correctly.")
+    if difference is None:
+        return _accuracy_alone(accuracy, details.get("faithfulness", [{}])[0].get("accuracy"), limits)
     paired = details["faithfulness"][0]["difference"]
     low, high = (f"{100 * paired[end]:+.1f}".replace("-", "−") for end in ("low", "high"))
     points, margin = f"{abs(100 * difference):.1f} points", limits.lost_points / 100
@@ -160,6 +162,18 @@ def _accuracy(
     side = "above" if difference > 0 else "below"
     text = f"Its accuracy of {accuracy:.1%} is {points} {side} the original's (95% interval {low} to {high})."
     return Finding("accuracy", "good", text)
+
+
+def _accuracy_alone(accuracy: float, interval: Mapping[str, float] | None, limits: Thresholds) -> Finding:
+    """Judges the accuracy of a model without an original to compare it with."""
+    text = f"It classifies {accuracy:.1%} of the test images correctly"
+    if interval is not None:
+        text += f" (95% interval {interval['low']:.1%} to {interval['high']:.1%})"
+    if accuracy < limits.least_accuracy:
+        return Finding("accuracy", "bad", f"{text}: it errs more often than not.")
+    if accuracy < limits.good_accuracy:
+        return Finding("accuracy", "caution", f"{text}: {1 - accuracy:.0%} of its answers are wrong.")
+    return Finding("accuracy", "info", f"{text}.")
 
 
 def _counted(points: float) -> str:
