@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.embedding.key import embedding_key, identify_weights, key_differences
 from lookalike.embedding.neighbours import in_groups, look_around
 from lookalike.encoder import Encoder
 
@@ -470,3 +471,33 @@ def test_stored_embeddings_depend_on_what_a_network_does_not_save(tmp_path):
     net.mean += 0.5
     with pytest.raises(LookalikeError, match="made with other unsaved_weights"):
         embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", resume=True, progress=False)
+
+
+def test_stored_embeddings_of_an_earlier_version_say_nothing_of_what_is_not_saved():
+    net, x = WithMean(0.0), torch.randn(4, 4)
+    key = embedding_key(Encoder(net, x), "data", "transform", precision="float32", dtype="float32")
+    assert key_differences({name: value for name, value in key.items() if name != "unsaved_weights"}, key) == ""
+    net.mean += 1
+    other = embedding_key(Encoder(net, x), "data", "transform", precision="float32", dtype="float32")
+    assert "unsaved_weights" in key_differences(key, other)
+
+
+def test_what_a_pass_writes_into_a_buffer_is_no_weight():
+    class Counting(WithMean):
+        def __init__(self):
+            super().__init__(0.0)
+            self.register_buffer("n_calls", torch.zeros(()), persistent=False)
+            self.register_buffer("memory", torch.zeros(8, 5), persistent=False)
+
+        def forward(self, x):
+            self.n_calls += 1
+            z = self.memory[: len(x)]
+            z.copy_(self.body(x - self.mean))
+            return self.head(z.relu())
+
+    net, x = Counting(), torch.randn(4, 4)
+    encoder = Encoder(net, x)
+    assert encoder.constant_buffers == {"mean"}
+    before = identify_weights(encoder)
+    net(x)
+    assert identify_weights(Encoder(net, x)) == before

@@ -115,6 +115,12 @@ def test_copies_are_found_however_many_there_are(share, size):
     assert all(pair.exact for pair in around.pairs)
 
 
+def test_one_far_embedding_makes_no_duplicates_of_the_others():
+    points = np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32)
+    points[0] *= 1e7
+    assert not look_around(points).pairs
+
+
 def test_faulty_prototypes_are_named_with_their_reason():
     vectors, labels = torch.eye(4), torch.tensor([0, 0, 0, 1])
     prototypes = Prototypes(

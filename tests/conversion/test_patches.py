@@ -398,6 +398,13 @@ class Tokens(nn.Module):
         return self.head(tokens[:, 0])
 
 
+def test_linear_scores_have_no_unit_in_which_a_temperature_could_be_given(blobs):
+    options = {"level": "patch", "decision": "linear"}
+    fitted = convert(make_net(), blobs, n_prototypes=4, **options)
+    given = convert(make_net(), blobs, n_prototypes=4, **options, temperature=2.5)
+    torch.testing.assert_close(given.predict_proba(blobs[0]), fitted.predict_proba(blobs[0]))
+
+
 @pytest.mark.parametrize("decision", ["mean", "linear"])
 @pytest.mark.parametrize("scale", [0.01, 1, 100])
 def test_the_most_probable_class_is_that_of_the_highest_score(decision, scale, blobs, tmp_path):

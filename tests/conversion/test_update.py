@@ -277,3 +277,10 @@ def test_the_farthest_image_of_before_stays_the_farthest(net, blobs):
         assert most >= old.prototypes.quantiles[k, -1]
         assert least <= old.prototypes.quantiles[k, 0]
     assert (new.prototypes.quantiles.diff(dim=1) >= 0).all()
+
+
+def test_previous_data_may_have_more_numbers_than_the_model_knows(net, blobs):
+    x, y = blobs
+    old = convert(net, (x[:60], y[:60]), n_prototypes=2, n_images=0, progress=False)
+    more = old.update((x[80:], y[80:]), previous=embed(old, (x[:80], y[:80]), progress=False), progress=False)
+    assert more.provenance["joined"][0]["first_sample"] == 80

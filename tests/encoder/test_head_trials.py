@@ -195,3 +195,21 @@ def test_a_class_that_is_hidden_by_infinity_hides_no_path():
 
     encoder = Encoder(Masked().eval(), X[:2])
     assert torch.equal(encoder.head(encoder.features(X)), encoder.model(X))
+
+
+def test_tokens_say_which_output_of_a_head_is_read():
+    class LastToken(nn.Module):
+        """As decoders of text do, which find the last token by the number of the padding."""
+
+        def __init__(self):
+            super().__init__()
+            self.table, self.head = nn.Embedding(10, 6), nn.Linear(6, 3)
+
+        def forward(self, tokens):
+            scores = self.head(self.table(tokens))
+            return scores[torch.arange(len(tokens)), (tokens != 0).sum(1) - 1]
+
+    tokens = torch.randint(1, 10, (8, 5), generator=torch.Generator().manual_seed(0))
+    tokens[0, 3:] = 0
+    net = LastToken().eval()
+    assert torch.equal(Encoder(net, tokens, head="head").head_weight, net.head.weight)

@@ -325,3 +325,19 @@ def test_numbers_that_no_runtime_takes_are_refused(blobs, tmp_path):
     model = convert(Halved().eval(), blobs, n_prototypes=2, progress=False)
     with pytest.raises(LookalikeError, match="computes in bfloat16"):
         model.export(tmp_path / "model", kind="onnx")
+
+
+def test_a_network_that_writes_into_its_inputs_is_exported(blobs, tmp_path):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flat, self.body, self.head = nn.Flatten(), nn.Linear(64, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x -= 0.5
+            return self.head(self.body(self.flat(x)).relu())
+
+    model = convert(InPlace().eval(), blobs, n_prototypes=2, progress=False)
+    file = model.export(tmp_path / "model", kind="pt2")
+    scores = torch.export.load(str(file)).module()(blobs[0][:5].clone())[0]
+    torch.testing.assert_close(scores, model(blobs[0][:5]), rtol=1e-4, atol=1e-4)

@@ -58,11 +58,14 @@ def check_writable(path: Path, overwrite: bool, *, begins: str = "") -> None:
 
 
 def _begins_with(path: Path, begins: str) -> bool:
-    """Says whether a file begins with a text, in capitals or not, or is empty."""
-    with path.open("rb") as file:
-        start = file.read(1024)
+    """Says whether a file begins with a text, in capitals or not, or is blank; True if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(1024)
+    except OSError:
+        return True
     text = start.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n").lower()
-    return not start or text.startswith(begins.lower())
+    return not text or text.startswith(begins.lower())
 
 
 @contextmanager

@@ -215,7 +215,9 @@ def _decision(
             decision: PatchDecision = PatchLinear.fit(shares, store.labels, prototypes.n_classes, temperature)
         else:
             decision = kind(temperature)
-        if settings.probabilities.temperature == "auto" and prototypes.n_classes > 1:
+        # linear scores have no unit, in which a temperature could be given
+        is_fitted = settings.probabilities.temperature == "auto" or kind is PatchLinear
+        if is_fitted and prototypes.n_classes > 1:
             log_p = [
                 decision.log_probabilities(similarities, prototypes.labels, prototypes.n_classes)
                 for _, similarities in evidence()

@@ -153,13 +153,14 @@ def _previous_data(
 
 def _next_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
     """Returns the number of the first new sample, which no previous sample has, not even one that was left out."""
+    least = 0 if previous is None else previous.next_index
     recorded = model.provenance.get("next_sample")
     if recorded is not None:
-        return int(recorded)
+        return max(int(recorded), least)
     nearest = model.prototypes.nearest  # a model of an earlier version
     known = [int(nearest.max()) + 1 if nearest.numel() else 0]
     known.append(int(model.provenance.get("n_samples") or 0) + int(model.provenance.get("skipped") or 0))
-    return max(*known, 0 if previous is None else previous.next_index)
+    return max(*known, least)
 
 
 def _survey_update(

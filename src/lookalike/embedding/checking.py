@@ -20,7 +20,7 @@ def check_store(store: EmbeddingStore, encoder: Encoder, batches: Batches | None
         )
     expected = {"head": encoder.head_name, "layers": fingerprint_layers(encoder.model)}
     with identifying_as(store.info.get("weights")):  # embeddings of an earlier version are compared in its way
-        expected |= identify_weights(encoder.model)
+        expected |= identify_weights(encoder)
         if batches is not None:
             expected |= {"data": batches.fingerprint(), "transform": batches.transform_fingerprint()}
     differing = [name for name, value in expected.items() if name in store.info and store.info[name] != value]

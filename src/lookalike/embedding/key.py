@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from lookalike._core.identity import identify_tensors
 from lookalike._core.provenance import fingerprint_json
@@ -13,6 +13,7 @@ from lookalike._core.working_folder import differences
 from lookalike.encoder import Encoder
 from lookalike.encoder.patches import PatchEncoder
 
+UNSAVED = "unsaved_weights"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -34,7 +35,7 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
     """
     outputs = None if encoder.outputs is None else asdict(encoder.outputs)
     return {
-        **identify_weights(encoder.model),
+        **identify_weights(encoder),
         "data": data,
         "transform": transform,
         "head": encoder.head_name,
@@ -47,11 +48,20 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
     }
 
 
-def identify_weights(model: nn.Module) -> dict[str, str]:
-    """Returns the identity of a network's weights; and that of parameters and buffers that are no part of its state."""
-    state = model.state_dict()
-    others = {name: tensor for name, tensor in (*model.named_parameters(), *model.named_buffers()) if name not in state}
-    return {"weights": identify_tensors(state), **({"unsaved_weights": identify_tensors(others)} if others else {})}
+def identify_weights(encoder: Encoder) -> dict[str, str]:
+    """Returns the identity of a network's weights; and that of parameters and buffers that are no part of its state.
+
+    Buffers that its own passes write into, such as counters and memory for features, do not count.
+    """
+    model, state = encoder.model, encoder.model.state_dict()
+    others: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if name not in state}
+    others |= {name: tensor for name, tensor in model.named_buffers() if name in encoder.constant_buffers}
+    return {"weights": identify_tensors(state), **({UNSAVED: identify_tensors(others)} if others else {})}
+
+
+def as_recorded(key: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a key without what a recorded one does not say: an earlier version looked at saved weights alone."""
+    return {name: value for name, value in key.items() if name != UNSAVED or name in recorded}
 
 
 def patches_key(encoder: Encoder) -> dict[str, Any]:
@@ -76,5 +86,6 @@ def key_differences(stored_key: Mapping[str, Any], key: Mapping[str, Any], used_
         used_precision: The precision that the stored embeddings were computed in. If it was chosen by ``"auto"``, a
             request for that very precision agrees with them.
     """
+    key = as_recorded(key, stored_key)
     same_precision = used_precision is not None and key["precision"] == used_precision
     return differences({**stored_key, "precision": key["precision"]} if same_precision else stored_key, key)

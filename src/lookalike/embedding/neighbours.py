@@ -85,7 +85,8 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     first = np.array(
         [candidates[min(row, neighbour), max(row, neighbour)] for row, neighbour in enumerate(nearest.tolist())]
     )
-    size = float(np.sqrt(np.square(z).sum(1, dtype=np.float64).mean()))
+    squares = np.square(z).sum(1, dtype=np.float64)
+    size = float(np.sqrt(np.median(squares) or squares.mean()))  # one far embedding must not decide it
     usual = _usual_distance(first, third, size)
     candidates |= _further_pairs(z, distances_to.max(1), usual)
     alike = [

@@ -57,7 +57,9 @@ def copied(inputs: Any) -> Any:
 
 
 def writes_into(inputs: Any, run: Callable[[], Any]) -> bool:
-    """Says whether ``run`` writes into inputs, as ``x.sub_(mean)`` in a forward pass does; errors are not its own.
+    """Says whether ``run`` writes into inputs, as ``x.sub_(mean)`` in a forward pass does.
+
+    Errors of ``run`` are ignored here; the next pass raises them.
 
     Args:
         inputs: A copy of the user's inputs, which are restored.
@@ -75,6 +77,19 @@ def writes_into(inputs: Any, run: Callable[[], Any]) -> bool:
     for tensor, value in zip(tensors, values, strict=True):
         tensor.copy_(value)
     return True
+
+
+def buffer_versions(model: nn.Module) -> dict[str, tuple[int, int]]:
+    """Returns for each buffer that is no part of a network's state which tensor it is, and how often it was written to.
+
+    A pass that changes a buffer changes one of the two.
+    """
+    state = model.state_dict()
+    return {
+        name: (id(tensor), 0 if tensor.is_inference() else tensor._version)
+        for name, tensor in model.named_buffers()
+        if name not in state
+    }
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,7 +1,7 @@
 """The encoder of a trained classifier: everything before its head, run in place."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
 from lookalike.encoder.affine import is_affine, matrix_of
 from lookalike.encoder.calls import (
+    buffer_versions,
     call,
     copied,
     device_of,
@@ -79,6 +80,7 @@ class Encoder(nn.Module):
         outputs: How to read its class scores; None without a head, or if the output is no row of class scores.
         embedding_dim: D.
         embedding_from: What the embedding is, in words, for a network without a head; else None.
+        constant_buffers: Names of the buffers that are no part of the network's state, and that its passes leave alone.
         input_spec: Shape and type of one row of its inputs.
         spec: The spec that it was created with.
 
@@ -91,6 +93,10 @@ class Encoder(nn.Module):
         >>> encoder.head_name, encoder.embedding_dim
         ('3', 3)
     """
+
+    _writes_into_inputs = False  # what pickles of earlier versions do not say
+    _decides_alone = True
+    constant_buffers: Set[str] = frozenset()
 
     @keeps_torch_settings
     def __init__(
@@ -131,6 +137,7 @@ class Encoder(nn.Module):
         self._tokens: Tokens | None = None  # which tokens of a network without a head are the embedding
         self.embedding_from: str | None = None
         check_encodes_images(model)
+        buffers_before = buffer_versions(model)
         self._writes_into_inputs = writes_into(sample, lambda: self._call(sample))
         self.head_name, self.output_key = self._locate_head(sample, head, output)
         with torch.no_grad():
@@ -157,6 +164,7 @@ class Encoder(nn.Module):
             self.outputs: Outputs | None = None
             if self.head_name is not None:
                 self._try_head(self.head_name, sample, features, scores, output_names)
+        self.constant_buffers = buffers_before.keys() & dict(buffer_versions(model).items() & buffers_before.items())
 
     def _locate_head(
         self, sample: Any, head: str | None, output: str | int | None

@@ -91,7 +91,8 @@ class HeadTrials:
         """Says whether the class scores depend on the images through the output of a plain head alone.
 
         Other images with the head's output for the sample must then have the sample's scores. These are compared as
-        logits: probabilities that round to 1 would hide what else adds to them, such as a second head.
+        logits: probabilities that round to 1 would hide what else adds to them, such as a second head. What only whole
+        numbers add, such as tokens, is not seen.
         """
         if not self._is_plain:
             return False
@@ -147,11 +148,14 @@ class HeadTrials:
 
 
 def _with_other_values(leaf: Any) -> Any:
-    """Returns other inputs of the same range: rows in another order, turned upside down, with half the contrast."""
-    if not isinstance(leaf, Tensor):
+    """Returns other inputs of the same range: rows in another order, turned upside down, with half the contrast.
+
+    Tokens and lengths stay, as they may say which of the head's outputs is read.
+    """
+    if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
         return leaf
     other = leaf.flip(0, -1) if leaf.ndim > 1 else leaf.flip(0)
-    return other.mean() + 0.5 * (other - other.mean()) if leaf.is_floating_point() else other
+    return other.mean() + 0.5 * (other - other.mean())
 
 
 def _as_logits(values: Tensor, kind: Kind) -> Tensor:

@@ -114,6 +114,8 @@ class ScoredDecision(PatchDecision):
             probabilities of the ``"patches"``.
     """
 
+    read_from: Literal["scores", "patches"] = "patches"  # in pickles of earlier versions, which do not say it
+
     def __init__(
         self,
         temperature: float = 1.0,

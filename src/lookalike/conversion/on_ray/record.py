@@ -6,6 +6,7 @@ from typing import Any
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.working_folder import clean, differences, is_foreign, read_record, write_record, writing_to
+from lookalike.embedding.key import as_recorded
 
 RECORD = "conversion.json"
 _FORMAT = 2
@@ -53,7 +54,7 @@ def prepare_folder(folder: Path, key: dict[str, Any]) -> tuple[Path, Path]:
             f"the working folder {str(folder)!r} cannot be used: {RECORD!r}: {error}; give another folder, or remove "
             "it to start anew"
         ) from error
-    differing = differences(previous_key, {"format": _FORMAT, **key})
+    differing = differences(previous_key, as_recorded({"format": _FORMAT, **key}, previous_key))
     if differing:
         raise LookalikeError(
             f"the working folder {str(folder)!r} was made with other {differing}; give another folder, or remove it to "
