@@ -350,8 +350,8 @@ class Encoder(nn.Module):
         return as_rows(features, rows), as_columns(select_output(result, self.output_key), rows)
 
     def _call(self, inputs: Any) -> Any:
-        given = copied(inputs) if self._writes_into_inputs else inputs
-        return in_eval_mode(self.model, lambda: call(self.model, given))
+        passed_on = copied(inputs) if self._writes_into_inputs else inputs
+        return in_eval_mode(self.model, lambda: call(self.model, passed_on))
 
     def _pool(self, features: Tensor) -> Tensor:
         """Averages features over their positions: [N, D] for [N, D], [N, D, H, W], [N, tokens, D] or [N, H, W, D]."""

@@ -259,8 +259,8 @@ def _check_same(program: torch.export.ExportedProgram, module: nn.Module, sample
     trial = noise.to(sample) if is_number else (64 * noise + 128).clamp(0, 255).to(sample)
     if not is_number and sample.dtype != torch.uint8:  # such as tokens: not every number is one
         trial = sample
-    expected, found = module(trial.clone()), program.module()(trial.clone())  # either may write into its inputs
-    for ours, theirs in zip(expected, found, strict=True):
+    outputs, outputs_of_program = module(trial.clone()), program.module()(trial.clone())  # both may write into inputs
+    for ours, theirs in zip(outputs, outputs_of_program, strict=True):
         margin = _SAME * _size(ours)
         if ours.is_floating_point() and not torch.allclose(ours, theirs, rtol=_SAME, atol=margin, equal_nan=True):
             raise LookalikeError(

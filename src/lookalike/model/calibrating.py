@@ -171,8 +171,8 @@ def _copied(model: "PrototypeModel", classifier: Any) -> "PrototypeModel":
 
     parts_by_name = {field.name: getattr(model, field.name) for field in fields(ModelParts)}
     # what moves with one model must not move the other
-    own = {name: copy.deepcopy(parts_by_name[name]) for name in ("prototypes", "similarity")}
-    return type(model)(**{**parts_by_name, **own, "classifier": classifier, "doubt": None})
+    copies = {name: copy.deepcopy(parts_by_name[name]) for name in ("prototypes", "similarity")}
+    return type(model)(**{**parts_by_name, **copies, "classifier": classifier, "doubt": None})
 
 
 def _unit(log_probabilities: np.ndarray) -> float:

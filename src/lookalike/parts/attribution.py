@@ -229,12 +229,12 @@ def _leads_of_classes(model: PrototypeModel, maps: Tensor, embeddings: Tensor, e
     leads = []
     for explained_prototypes in (explained.targets, explained.rivals):
         is_own = labels == labels[explained_prototypes][:, None]
-        own = is_own.int().argsort(dim=1, descending=True, stable=True)[:, : int(is_own.sum(1).max())]
-        own = own.where(is_own.gather(1, own), own[:, :1]).to(device)
-        by_prototype = [lead_by_position(model, maps, embeddings, column, rivals)[:2] for column in own.unbind(1)]
+        numbers = is_own.int().argsort(dim=1, descending=True, stable=True)[:, : int(is_own.sum(1).max())]
+        numbers = numbers.where(is_own.gather(1, numbers), numbers[:, :1]).to(device)
+        by_prototype = [lead_by_position(model, maps, embeddings, column, rivals)[:2] for column in numbers.unbind(1)]
         values = torch.stack([value for _, value in by_prototype], 1)
         if bias is not None:
-            values = values + bias[model.prototypes.labels[own]] - bias[model.prototypes.labels[rivals]][:, None]
+            values = values + bias[model.prototypes.labels[numbers]] - bias[model.prototypes.labels[rivals]][:, None]
         leads.append(Leads(torch.stack([by_position for by_position, _ in by_prototype], 1).cpu(), values.cpu()))
     return leads
 

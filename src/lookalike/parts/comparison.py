@@ -176,14 +176,14 @@ def _difference_of(batch: ExplainedBatch, row: int, names: tuple[str, str], imag
     deciding = np.zeros(by_position.shape, bool)
     if lead > 0:
         order = np.argsort(-by_position, axis=None, kind="stable")
-        left = _without(by_position[None], np.array([lead]), order)
+        remaining = _without(by_position[None], np.array([lead]), order)
         if batch.of_class is not None and batch.of_other is not None:
             of_class, of_other = (
                 _without(of.maps[row].double().numpy(), of.values[row].double().numpy(), order)
                 for of in (batch.of_class, batch.of_other)
             )
-            left = np.maximum(left, of_class - of_other)  # the lead that the map shows is to be gone, too
-        is_gone = left <= _ROUNDING * lead
+            remaining = np.maximum(remaining, of_class - of_other)  # the lead that the map shows is to be gone, too
+        is_gone = remaining <= _ROUNDING * lead
         n_deciding = int(np.argmax(is_gone)) + 1 if is_gone.any() else 0
         deciding.flat[order[:n_deciding]] = True
     deciding_parts = [(mask, float(by_position[mask].sum() / lead), place_of(mask)) for mask in connected(deciding)]
