@@ -170,3 +170,11 @@ def test_colours_multiplied_by_their_opacity_are_laid_on_white_too():
     for mode in ("La", "RGBa"):
         clear = Image.new(f"{mode[:-1]}A", (4, 4), (0,) * len(mode)).convert(mode)
         assert white(clear).unique().tolist() == [1.0]
+
+
+@pytest.mark.parametrize(
+    "sizes", [{"resize": (99_999, 99_999)}, {"resize": 99_999}, {"resize": 8, "crop": (10**6, 10**6)}]
+)
+def test_sizes_that_no_memory_holds_are_refused(sizes):
+    with pytest.raises(LookalikeError, match="pixels in all, not"):
+        Preprocessing(**{"resize": (8, 8), "crop": None} | sizes)

@@ -63,7 +63,12 @@ def train(
     from_scratch: Annotated[
         bool, typer.Option("--from-scratch", metavar="", help="Start from random weights instead of published ones.")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs; by default the preset's.")] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Number of epochs, of ProtoPNet without those of its last layer; by default the preset's."
+        ),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Learning rate; by default the preset's.")] = None,
     option: Annotated[
         list[str] | None,

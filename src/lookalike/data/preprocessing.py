@@ -443,6 +443,9 @@ def _as_tuple(values: Any) -> Any:
     return tuple(values) if isinstance(values, Sequence) and not isinstance(values, str | bytes) else values
 
 
+_MOST_PIXELS = 10**9  # of one image: 12 GB as the network takes it
+
+
 def _sizes(name: str, sizes: Any) -> int | tuple[int, int]:
     """Returns a checked (height, width), or the length of the shorter side, which ``resize`` may be."""
     expected = "of whole numbers of pixels, at least 1"
@@ -452,6 +455,8 @@ def _sizes(name: str, sizes: Any) -> int | tuple[int, int]:
         raise checks.unfit(name, sizes, f"(height, width), {expected}")
     if any(not isinstance(size, Integral) or isinstance(size, bool) or size < 1 for size in numbers):
         raise LookalikeError(f"{name} must be {expected}, not {sizes}")
+    if int(numbers[0]) * int(numbers[-1]) > _MOST_PIXELS:
+        raise LookalikeError(f"{name} must be at most {_MOST_PIXELS:,} pixels in all, not {sizes}")
     return int(numbers[0]) if len(numbers) == 1 else (int(numbers[0]), int(numbers[1]))
 
 

@@ -249,7 +249,10 @@ def input_of(module: nn.Module, run: Callable[[], Any], *, stop: bool) -> tuple[
             "wrap the network so that it runs once"
         )
     if not captured:
-        raise LookalikeError(f"the head, a {type(module).__name__}, was not called with a tensor in the forward pass")
+        raise LookalikeError(
+            f"the head, a {type(module).__name__}, was not called with a tensor in the forward pass; if the network, "
+            "or a part of it, is compiled (torch.compile), give it uncompiled"
+        )
     return captured[0], result
 
 

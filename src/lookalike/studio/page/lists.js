@@ -70,6 +70,7 @@ export const look = (panel) => {
   const take = async (file) => {
     if (!file) return;
     answer.replaceChildren(make("p", {}, "Looking…"));
+    told("");
     try {
       const found = await post("api/look", file);
       const own = make("img", { alt: "your image" });
