@@ -191,13 +191,13 @@ class Watch:
         """Names and identifies a batch, and embeds the images that were not watched before."""
         model, rows = self.model, list[Tensor]()
         given = None if names is None else checks.names("names", names)
-        known, read = set(self._seen), _Read([], [], [], torch.zeros(0, dtype=torch.float32))
+        seen, read = set(self._seen), _Read([], [], [], torch.zeros(0, dtype=torch.float32))
         with torch.no_grad():
             for batch in model.read_inputs(images, batch_size):
                 for start in range(0, n_rows(batch.inputs), batch_size):
                     part = take_rows(batch.inputs, slice(start, start + batch_size))
                     own_names = (batch.names or [None] * n_rows(batch.inputs))[start : start + batch_size]
-                    is_new = [self._is_new(read, row, part, name, given, known) for row, name in enumerate(own_names)]
+                    is_new = [self._is_new(read, row, part, name, given, seen) for row, name in enumerate(own_names)]
                     if any(is_new):
                         new = part if all(is_new) else take_rows(part, torch.tensor(is_new))
                         rows.append(embed_and_score(model, new)[0])
@@ -212,7 +212,7 @@ class Watch:
         return read
 
     def _is_new(
-        self, read: _Read, row: int, part: Any, name: str | None, given: list[str] | None, known: set[str]
+        self, read: _Read, row: int, part: Any, name: str | None, given: list[str] | None, seen: set[str]
     ) -> bool:
         """Notes the next image of a batch, and returns whether it was not watched before."""
         position = len(read.ids)
@@ -222,9 +222,9 @@ class Watch:
         own_id = image_id(name, content_of(part, row))
         read.names.append(name)
         read.ids.append(own_id)
-        if own_id in known:
+        if own_id in seen:
             return False
-        known.add(own_id)
+        seen.add(own_id)
         read.new_rows.append(position)
         return True
 

@@ -158,9 +158,9 @@ def _next_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:
     if recorded is not None:
         return max(int(recorded), least)
     nearest = model.prototypes.nearest  # a model of an earlier version
-    known = [int(nearest.max()) + 1 if nearest.numel() else 0]
-    known.append(int(model.provenance.get("n_samples") or 0) + int(model.provenance.get("skipped") or 0))
-    return max(*known, least)
+    after_nearest = int(nearest.max()) + 1 if nearest.numel() else 0
+    n_read = int(model.provenance.get("n_samples") or 0) + int(model.provenance.get("skipped") or 0)
+    return max(after_nearest, n_read, least)
 
 
 def _survey_update(

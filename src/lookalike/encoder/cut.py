@@ -50,8 +50,6 @@ from lookalike.encoder.outputs import (
 from lookalike.encoder.single import check_one_image_at_a_time
 from lookalike.networks.backbone import RemovedHead, check_nothing_follows
 
-_SAME_SCORES = 1e-3  # relative, and of logits absolute: rounding, also that of a pass on a GPU
-
 
 class Encoder(nn.Module):
     """Cuts a trained classifier at the input of its head and returns the head's input as the embedding.

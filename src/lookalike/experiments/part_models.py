@@ -4,6 +4,7 @@ The questions are those of the abstract of "Post-hoc Self-explanation of CNNs" (
 """
 
 import time
+from collections.abc import Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -105,14 +106,12 @@ def run_part_models(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     rows: list[Row] = []
     in_folds: dict[str, int] = {}
     for names, subjects in subjects_of(plan, bench):
-        records: dict[str, list[Record]] = {}
+        records = []
         for subject in subjects:
             measure = measure_models if subject.is_trained else measure_in_folds
             key = {**subject.key, "models": MODELS, "folds": _FOLDS}
-            record = cells.get(f"parts-{subject.name}", key, measure, bench, subject)
-            for name, figures in (record or {}).items():
-                records.setdefault(name, []).append(figures)
-        rows += [Row((*names, name), gather(of_model, _COLUMNS)) for name, of_model in records.items()]
+            records.append(cells.get(f"parts-{subject.name}", key, measure, bench, subject))
+        rows += _rows_by_model(names, records, _COLUMNS)
         if not subjects[0].is_trained:
             in_folds[names[0]] = len(_files(subjects[0].network, tuple(CLASSES))[1])
     return Findings(("data", "network", "prototypes"), _COLUMNS, rows, {}, list(_REMARKS), test_images=in_folds)
@@ -123,16 +122,25 @@ def run_all_photographs(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
     classes = tuple(sorted(FOLDERS))
     measure = partial(measure_in_folds, classes=classes, timed=False)
     rows: list[Row] = []
-    for (dataset, network), subjects in subjects_of(plan, bench):
-        records: dict[str, list[Record]] = {}
+    for names, subjects in subjects_of(plan, bench):
+        records = []
         for subject in subjects:
             key = {**subject.key, "models": MODELS, "folds": _FOLDS, "classes": classes}
-            record = cells.get(f"parts-ten-{subject.name}", key, measure, bench, subject)
-            for name, figures in (record or {}).items():
-                records.setdefault(name, []).append(figures)
-        rows += [Row((dataset, network, name), gather(of_model, _TEN_COLUMNS)) for name, of_model in records.items()]
+            records.append(cells.get(f"parts-ten-{subject.name}", key, measure, bench, subject))
+        rows += _rows_by_model(names, records, _TEN_COLUMNS)
     images = {plan.datasets[0]: len(_files(next(iter(ENCODERS)), classes)[1])}
     return Findings(("data", "network", "prototypes"), _TEN_COLUMNS, rows, {}, [_TEN_REMARK], test_images=images)
+
+
+def _rows_by_model(
+    names: Sequence[str], records: Sequence[dict[str, Record] | None], columns: Sequence[Column]
+) -> list[Row]:
+    """Returns a row for each model, of its figures in the cells that were measured."""
+    of_models: dict[str, list[Record]] = {}
+    for record in records:
+        for name, figures in (record or {}).items():
+            of_models.setdefault(name, []).append(figures)
+    return [Row((*names, name), gather(of_model, columns)) for name, of_model in of_models.items()]
 
 
 def run_part_concepts(plan: Plan, bench: Workbench, cells: Cells) -> Findings:
