@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.data import Preprocessing, load_data
 from lookalike.embedding import EmbeddingStore, embed
+from lookalike.embedding.checking import check_store
 from lookalike.embedding.key import embedding_key, identify_weights, key_differences
 from lookalike.embedding.neighbours import in_groups, look_around
 from lookalike.encoder import Encoder
@@ -473,6 +474,54 @@ def test_stored_embeddings_depend_on_what_a_network_does_not_save(tmp_path):
         embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", resume=True, progress=False)
 
 
+class WithGain(nn.Module):
+    """A network that multiplies by attributes that are no tensors, and counts its calls."""
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 2)
+        self.gain, self.offset, self.norm, self.path = 1.0, np.zeros(4, np.float32), "l2", "/a/b"
+        self.n_calls, self.last = 0, None
+
+    def forward(self, x):
+        self.n_calls += 1
+        self.last = self.body(self.gain * x + torch.from_numpy(self.offset)).relu()
+        return self.head(self.last)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda net: setattr(net, "gain", 2.0), "python_attributes"),
+        (lambda net: setattr(net, "gain", 1), "python_attributes"),
+        (lambda net: setattr(net, "norm", "l1"), "python_attributes"),
+        (lambda net: setattr(net, "offset", np.ones(4, np.float32)), "unsaved_weights"),
+        (lambda net: net.offset.fill(1), "unsaved_weights"),
+    ],
+)
+def test_stored_embeddings_depend_on_attributes_of_a_network(tmp_path, change, named):
+    x, y = torch.randn(20, 4), torch.arange(20) % 2
+    net = WithGain()
+    embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", progress=False)
+    net.path = "/c/d"
+    store = embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", resume=True, progress=False)
+    change(net)
+    with pytest.raises(LookalikeError, match=f"made with other {named}"):
+        embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", resume=True, progress=False)
+    with pytest.raises(LookalikeError, match=f"made with other {named}"):
+        check_store(store, Encoder(net, x[:2]), None)
+
+
+def test_what_a_pass_writes_into_an_attribute_is_no_constant():
+    net, x = WithGain(), torch.randn(4, 4)
+    encoder = Encoder(net, x)
+    assert {"gain", "offset", "norm"} <= encoder.constants
+    assert not {"n_calls", "last", "path"} & encoder.constants
+    before = identify_weights(encoder)
+    net(x)
+    assert identify_weights(Encoder(net, x)) == before
+
+
 def test_stored_embeddings_of_an_earlier_version_say_nothing_of_what_is_not_saved():
     net, x = WithMean(0.0), torch.randn(4, 4)
     key = embedding_key(Encoder(net, x), "data", "transform", precision="float32", dtype="float32")
@@ -497,7 +546,7 @@ def test_what_a_pass_writes_into_a_buffer_is_no_weight():
 
     net, x = Counting(), torch.randn(4, 4)
     encoder = Encoder(net, x)
-    assert encoder.constant_buffers == {"mean"}
+    assert encoder.constants == {"mean"}
     before = identify_weights(encoder)
     net(x)
     assert identify_weights(Encoder(net, x)) == before

@@ -5,15 +5,16 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lookalike._core.identity import identify_tensors
 from lookalike._core.provenance import fingerprint_json
 from lookalike._core.working_folder import differences
 from lookalike.encoder import Encoder
 from lookalike.encoder.patches import PatchEncoder
+from lookalike.encoder.unsaved import split_tensors, unsaved_values
 
-UNSAVED = "unsaved_weights"
+UNSAVED, SETTINGS = "unsaved_weights", "python_attributes"
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 
@@ -49,19 +50,24 @@ def embedding_key(encoder: Encoder, data: str, transform: str, *, precision: str
 
 
 def identify_weights(encoder: Encoder) -> dict[str, str]:
-    """Returns the identity of a network's weights; and that of parameters and buffers that are no part of its state.
+    """Returns the identity of a network's weights; and of what it computes with and does not save, if anything."""
+    return {"weights": identify_tensors(encoder.model.state_dict()), **identify_unsaved(encoder)}
 
-    Buffers that its own passes write into, such as counters and memory for features, do not count.
+
+def identify_unsaved(encoder: Encoder) -> dict[str, str]:
+    """Returns the identity of what a network computes with and does not save; empty if it saves everything.
+
+    What its own passes write into, such as counters and memory for features, does not count.
     """
-    model, state = encoder.model, encoder.model.state_dict()
-    others: dict[str, Tensor] = {name: tensor for name, tensor in model.named_parameters() if name not in state}
-    others |= {name: tensor for name, tensor in model.named_buffers() if name in encoder.constant_buffers}
-    return {"weights": identify_tensors(state), **({UNSAVED: identify_tensors(others)} if others else {})}
+    values = {name: value for name, value in unsaved_values(encoder.model).items() if name in encoder.constants}
+    tensors, others = split_tensors(values)
+    identities = {UNSAVED: identify_tensors(tensors)} if tensors else {}
+    return identities | ({SETTINGS: fingerprint_json(others)} if others else {})
 
 
 def as_recorded(key: Mapping[str, Any], recorded: Mapping[str, Any]) -> dict[str, Any]:
     """Returns a key without what a recorded one does not say: an earlier version looked at saved weights alone."""
-    return {name: value for name, value in key.items() if name != UNSAVED or name in recorded}
+    return {name: value for name, value in key.items() if name not in (UNSAVED, SETTINGS) or name in recorded}
 
 
 def patches_key(encoder: Encoder) -> dict[str, Any]:

@@ -79,19 +79,6 @@ def writes_into(inputs: Any, run: Callable[[], Any]) -> bool:
     return True
 
 
-def buffer_versions(model: nn.Module) -> dict[str, tuple[int, int]]:
-    """Returns for each buffer that is no part of a network's state which tensor it is, and how often it was written to.
-
-    A pass that changes a buffer changes one of the two.
-    """
-    state = model.state_dict()
-    return {
-        name: (id(tensor), 0 if tensor.is_inference() else tensor._version)
-        for name, tensor in model.named_buffers()
-        if name not in state
-    }
-
-
 def is_out_of_memory(error: BaseException) -> bool:
     """Says whether an error means that the memory ran out."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "allocate memory" in str(error)

@@ -15,7 +15,6 @@ from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
 from lookalike.encoder.affine import is_affine, matrix_of
 from lookalike.encoder.calls import (
-    buffer_versions,
     call,
     copied,
     device_of,
@@ -48,6 +47,7 @@ from lookalike.encoder.outputs import (
     select_output,
 )
 from lookalike.encoder.single import check_one_image_at_a_time
+from lookalike.encoder.unsaved import Constants
 from lookalike.networks.backbone import RemovedHead, check_nothing_follows
 
 
@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         outputs: How to read its class scores; None without a head, or if the output is no row of class scores.
         embedding_dim: D.
         embedding_from: What the embedding is, in words, for a network without a head; else None.
-        constant_buffers: Names of the buffers that are no part of the network's state, and that its passes leave alone.
+        constants: Names of the values that are no part of the network's state, and that its passes leave alone.
         input_spec: Shape and type of one row of its inputs.
         spec: The spec that it was created with.
 
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
 
     _writes_into_inputs = False  # what pickles of earlier versions do not say
     _decides_alone = True
-    constant_buffers: Set[str] = frozenset()
+    constants: Set[str] = frozenset()
 
     @keeps_torch_settings
     def __init__(
@@ -135,7 +135,7 @@ class Encoder(nn.Module):
         self._tokens: Tokens | None = None  # which tokens of a network without a head are the embedding
         self.embedding_from: str | None = None
         check_encodes_images(model)
-        buffers_before = buffer_versions(model)
+        constants = Constants(model)
         self._writes_into_inputs = writes_into(sample, lambda: self._call(sample))
         self.head_name, self.output_key = self._locate_head(sample, head, output)
         with torch.no_grad():
@@ -162,7 +162,7 @@ class Encoder(nn.Module):
             self.outputs: Outputs | None = None
             if self.head_name is not None:
                 self._try_head(self.head_name, sample, features, scores, output_names)
-        self.constant_buffers = buffers_before.keys() & dict(buffer_versions(model).items() & buffers_before.items())
+        self.constants = constants.names()
 
     def _locate_head(
         self, sample: Any, head: str | None, output: str | int | None

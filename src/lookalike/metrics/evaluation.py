@@ -20,8 +20,8 @@ from lookalike._core.wording import counted, did_you_mean
 from lookalike._core.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
 from lookalike.data import Batches, warn_of_transparency
 from lookalike.embedding import EmbeddingStore, embed
-from lookalike.embedding.key import fingerprint_layers
-from lookalike.encoder import LoadedClassifier
+from lookalike.embedding.key import fingerprint_layers, identify_unsaved
+from lookalike.encoder import Encoder, LoadedClassifier
 from lookalike.metrics.black_box import BlackBox, find_black_box
 from lookalike.metrics.budget import Budget, OutOfTimeError, Plan, by_worth, plan
 from lookalike.metrics.class_order import untested_notes
@@ -308,6 +308,11 @@ def _evaluation_key(context: Context, info: dict[str, Any]) -> dict[str, str]:
     provenance = {name: info[name] for name in info if name not in ("sections", "samples", "seeds", "n_runs")}
     fingerprints = {
         "layers": fingerprint_layers(context.model),
+        "unsaved": [
+            identify_unsaved(encoder)
+            for encoder in (context.model.encoder, None if box is None else box.encoder)
+            if isinstance(encoder, Encoder)
+        ],
         "outputs_of_black_box": None if box is None else [asdict(box.outputs), fingerprint_layers(box.encoder.model)],
         "class_names": list(context.model.class_names),
         _IDENTITIES: current_scheme(),
