@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from lookalike._core.errors import LookalikeError, LookalikeWarning
 from lookalike.relevance import COMPOSITES, Composite, Epsilon, lrp, stream_lrp
 from lookalike.relevance.engine import Engine
+from lookalike.relevance.reading import ScoreReader
 from tests.architectures import ARCHITECTURES, make, plain_cnn
 
 
@@ -389,3 +390,56 @@ def test_networks_of_other_precision(dtype):
 def test_half_precision_that_overflows_is_refused():
     with pytest.raises(LookalikeError, match="overflows in a float16 network"):
         lrp(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).half(), torch.rand(1, 1, 2, 2))
+
+
+class TwoHeads(nn.Module):
+    """Independent classes from two layers side by side: no one layer gives the scores before the last function."""
+
+    def __init__(self, last):
+        super().__init__()
+        torch.manual_seed(3)
+        self.body, self.a, self.b, self.last = nn.Linear(4, 6), nn.Linear(6, 2), nn.Linear(6, 3), last
+
+    def forward(self, x):
+        z = self.body(x).relu()
+        return self.last(torch.cat([4 * self.a(z), 4 * self.b(z)], 1))[:, :]
+
+
+def in_one(two):
+    """The same function with one head, whose scores are its logits."""
+    head = nn.Linear(6, 5)
+    head.weight.data, head.bias.data = (
+        4 * torch.cat([two.a.weight, two.b.weight]),
+        4 * torch.cat([two.a.bias, two.b.bias]),
+    )
+    return nn.Sequential(two.body, nn.ReLU(), head, two.last)
+
+
+@pytest.mark.parametrize("of", ["score", "probability"])
+def test_sigmoids_of_several_layers_have_the_maps_of_one_layers(of):
+    two = TwoHeads(nn.Sigmoid()).eval()
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    assert 0 < (two(x) < 0.5).sum() < two(x).numel()
+    for target in range(5):
+        maps = lrp(two, x, target, "epsilon", of=of).maps
+        torch.testing.assert_close(maps, lrp(in_one(two), x, target, "epsilon", of=of).maps, rtol=1e-3, atol=1e-6)
+
+
+def test_numbers_from_0_to_1_that_are_no_sigmoids_are_no_logits():
+    class Clamped(nn.Module):
+        def forward(self, scores):
+            return scores.clamp(0.05, 0.95)
+
+    two = TwoHeads(Clamped()).eval()
+    x = torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    assert ScoreReader(two, x, None).outputs.kind == "sigmoids"
+    assert ScoreReader(two, x, None).tail is None
+    two.last = nn.Sigmoid()
+    assert ScoreReader(two, x, None).tail is not None
+
+
+def test_sigmoids_that_round_to_one_have_finite_maps():
+    two = TwoHeads(nn.Sigmoid()).eval()
+    x = 100 * torch.randn(8, 4, generator=torch.Generator().manual_seed(0))
+    assert (two(x) == 1).any()
+    assert lrp(two, x, 0, "epsilon").maps.isfinite().all()

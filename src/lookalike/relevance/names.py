@@ -288,6 +288,7 @@ PASSED = frozenset(
         "hardswish",
         "hardsigmoid",
         "sigmoid",
+        "logit",
         "tanh",
         "softplus",
         "softsign",

@@ -14,12 +14,21 @@ from lookalike.encoder.calls import call, n_rows, output_of, take_rows, with_out
 from lookalike.encoder.head import find_head
 from lookalike.encoder.outputs import as_columns, can_only_be_logits, kind_of, named_outputs, select_output
 
+# operations that leave values as they are, as autograd names them
+_REARRANGES = frozenset(
+    [
+        "Alias", "Cat", "Clone", "Contiguous", "Expand", "Index", "IndexSelect", "Permute", "ReshapeAlias", "Select",
+        "Slice", "Split", "Squeeze", "Stack", "T", "ToCopy", "Transpose", "Unbind", "UnsafeView", "Unsqueeze", "View",
+    ]
+)  # fmt: skip
+
 
 class ScoreReader:
     """Reads a network's logits, and the class scores computed from them.
 
     Relevance starts at the logits: a softmax or sigmoid behind them keeps its gradient, whatever rule the same
-    operation has elsewhere in the network.
+    operation has elsewhere in the network. Where no one layer gives the logits, as with two heads side by side, those
+    of sigmoids are computed from them: the logit undoes the sigmoid, and the rule of both is to pass relevance on.
 
     Args:
         model: The network.
@@ -40,13 +49,31 @@ class ScoreReader:
         self.outputs = output if isinstance(output, Outputs) else _outputs_of(model, images[:2], output)
         name = self.outputs.logits_from
         self._layer = None if name is None else model.get_submodule(name)
-        self.tail = None if self._layer is None else self._scores
+        self._undoes_sigmoids = (
+            self._layer is None and self.outputs.kind == "sigmoids" and self._ends_in_sigmoids(images[:1])
+        )
+        self.tail = _sigmoids if self._undoes_sigmoids else None if self._layer is None else self._scores
 
     def logits(self, images: Tensor) -> Tensor:
         """Returns the network's logits [n, C], or the output of the layer ``logits_from``, in its own layout."""
         if self._layer is None:
-            return self._columns(call(self._model, images), n_rows(images))
+            scores = self._columns(call(self._model, images), n_rows(images))
+            return scores.logit(torch.finfo(scores.dtype).eps) if self._undoes_sigmoids else scores
         return output_of(self._layer, lambda: call(self._model, images))
+
+    @torch.enable_grad()
+    def _ends_in_sigmoids(self, image: Tensor) -> bool:
+        """Says whether each score is a sigmoid, and not another number from 0 to 1, by the graph of a pass."""
+        copied = image.detach().clone().requires_grad_()
+        result = in_eval_mode(self._model, lambda: self._columns(call(self._model, copied), n_rows(image)))
+        found = [result.grad_fn]
+        for function in found:  # which grows meanwhile
+            name = "" if function is None else function.name().rstrip("0123456789").removesuffix("Backward")
+            if function is not None and name in _REARRANGES:
+                found += [earlier for earlier, _ in function.next_functions]
+            elif name != "Sigmoid":
+                return False
+        return True
 
     def _scores(self, logits: Tensor, rows: slice) -> Tensor:
         assert self._layer is not None  # else there is no tail
@@ -57,6 +84,10 @@ class ScoreReader:
 
     def _columns(self, result: Any, rows: int) -> Tensor:
         return _row_of_scores(select_output(result, self.outputs.key), rows)
+
+
+def _sigmoids(logits: Tensor, _rows: slice) -> Tensor:
+    return logits.sigmoid()
 
 
 _CACHE: "weakref.WeakKeyDictionary[nn.Module, dict[Any, tuple[Any, Outputs]]]" = weakref.WeakKeyDictionary()
