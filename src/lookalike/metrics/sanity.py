@@ -277,16 +277,30 @@ def _explained(
 
 
 def _likenesses(trained: tuple[Maps, Tensor], other: tuple[Maps, Tensor]) -> Likenesses:
-    """Compares two results of ``_explained``."""
+    """Compares two results of ``_explained``.
 
-    def means(measure: Callable[[Tensor, Tensor], Tensor]) -> dict[str, float]:
-        similarities = {kind: measure(maps, other[0][kind].nan_to_num(0, 0, 0)) for kind, maps in trained[0].items()}
-        # NaN, for an empty or constant map, counts as 0
-        return {kind: float(values.nan_to_num(0.0).mean()) for kind, values in similarities.items()}
+    Images whose trained map is the same for all pixels say nothing, as where a saturated probability leaves it empty.
+    An image of which only the other map is so has nothing in common with its trained one.
+    """
+    rank, structure = dict[str, float](), dict[str, float]()
+    for kind, maps in trained[0].items():
+        others = other[0][kind].nan_to_num(0, 0, 0)
+        shown, compared = _varies(maps), _varies(others)
+        if not bool(shown.any()):
+            raise LookalikeError(
+                f"the maps of the model's {kind} show no pixel above another in any of {len(maps)} images, so nothing "
+                "could change; take other images, or other rules (composite)"
+            )
+        for found, measure in ((rank, rank_similarity), (structure, structural_similarity)):
+            similarities = measure(maps, others).where(compared, torch.zeros((), dtype=torch.float64))
+            found[kind] = float(similarities[shown].mean())
+    return Likenesses(rank, structure, float((trained[1] == other[1]).double().mean()))
 
-    return Likenesses(
-        means(rank_similarity), means(structural_similarity), float((trained[1] == other[1]).double().mean())
-    )
+
+def _varies(maps: Tensor) -> Tensor:
+    """Says which maps [N, H, W] show any difference between pixels [N]."""
+    flat = maps.detach().abs().flatten(1).cpu()
+    return flat.amax(1) > flat.amin(1)
 
 
 @torch.no_grad()
