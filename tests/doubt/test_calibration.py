@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from lookalike._core.errors import LookalikeError
-from lookalike.doubt import calibration_figures, fit_factor, reliability
+from lookalike.doubt import calibration_figures, fit_factor
 from lookalike.doubt.calibration import ece_by_chance
 from lookalike.metrics import expected_calibration_error
 
@@ -58,14 +58,6 @@ def test_log_loss_and_brier_score_equal_scikit_learns():
     figures = calibration_figures(probabilities, labels)
     assert figures.log_loss == pytest.approx(log_loss(labels, probabilities))
     assert figures.brier == pytest.approx(brier_score_loss(labels, probabilities, scale_by_half=False))
-
-
-def test_reliability_counts_every_sample_once():
-    probabilities = np.array([[1.0, 0.0], [0.6, 0.4], [0.6, 0.4]])
-    bins = reliability(probabilities, np.array([0, 0, 1]), n_bins=5)
-    assert bins["counts"] == [0, 0, 0, 2, 1]
-    assert bins["accuracy"][3] == 0.5
-    assert bins["accuracy"][0] is None
 
 
 def test_the_error_by_chance_is_that_of_exact_probabilities():

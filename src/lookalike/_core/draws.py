@@ -1,7 +1,8 @@
-"""Random numbers in single precision, whatever torch's default type is: they are the same under every default."""
+"""Seeds and random numbers. These are in single precision, whatever torch's default type is, and so always the same."""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,3 +20,8 @@ def uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 def seeded(seed: int) -> torch.Generator:
     """Returns a generator on the CPU that starts from a seed."""
     return torch.Generator().manual_seed(seed)
+
+
+def combined_seed(*numbers: int) -> int:
+    """Returns one seed for several numbers, such as a seed, an epoch and a sample."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])

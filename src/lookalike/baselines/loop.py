@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from typing_extensions import override
 
 from lookalike._core.acceleration import Accelerated
+from lookalike._core.draws import combined_seed, seeded
 from lookalike._core.errors import LookalikeError, first_line
 from lookalike._core.files import write_whole
 from lookalike._core.progress import Advance, progress_bar
@@ -247,7 +248,7 @@ class _Module(pl.LightningModule):
 
     @override
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        torch.manual_seed(_combined_seed(self.seed, self.current_epoch, batch_idx))
+        torch.manual_seed(combined_seed(self.seed, self.current_epoch, batch_idx))
 
     def training_step(self, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, y = batch
@@ -373,7 +374,7 @@ class _TrainingImages(Dataset[tuple[Tensor, int]]):
         epoch, index = key
         image, label = self.samples[index]
         if self.augmentation is not None:
-            image = self.augmentation(image, torch.Generator().manual_seed(_combined_seed(self.seed, epoch, 2, index)))
+            image = self.augmentation(image, seeded(combined_seed(self.seed, epoch, 2, index)))
         return image, label
 
 
@@ -395,7 +396,7 @@ class _ShuffledSampler(Sampler[tuple[int, int]]):
         return self.n
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        generator = torch.Generator().manual_seed(_combined_seed(self.seed, self.epoch, 1))
+        generator = seeded(combined_seed(self.seed, self.epoch, 1))
         yield from ((self.epoch, index) for index in torch.randperm(self.n, generator=generator).tolist())
 
 
@@ -455,11 +456,6 @@ class _EpochSaver(Checkpoint):
     @override
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self.interrupted = isinstance(exception, KeyboardInterrupt)
-
-
-def _combined_seed(*numbers: int) -> int:
-    """Combines several numbers into one seed."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 @contextmanager

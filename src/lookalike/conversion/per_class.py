@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lookalike._core import checks
+from lookalike._core.draws import combined_seed
 from lookalike._core.errors import LookalikeError, warn_of
 from lookalike._core.files import at_least_single, read_rows
 from lookalike._core.names import name_key
@@ -231,7 +232,7 @@ def _read_members(embeddings: np.ndarray, rows: np.ndarray, positions: np.ndarra
 
 def _seed_of_class(seed: int, k: int) -> int:
     """Returns a seed for one class, so that its prototypes do not depend on which other classes there are."""
-    return int(np.random.SeedSequence([seed, k]).generate_state(1)[0] >> 1)
+    return combined_seed(seed, k) >> 1
 
 
 class KeptClasses(Protocol):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from lookalike._core.draws import seeded
 from lookalike._core.progress import progress_bar
 from lookalike.data import DataBundle
 from lookalike.demo.network import digit_network
@@ -22,7 +23,7 @@ def train_digit_network(digits: DataBundle, seed: int, progress: bool | None = N
     steps = _EPOCHS * -(-len(labels) // _BATCH)
     optimiser = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE, total_steps=steps)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     network.train()
     with progress_bar("Training a small network", steps, progress) as advance:
         for _ in range(_EPOCHS):

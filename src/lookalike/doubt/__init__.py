@@ -4,7 +4,7 @@ Everything here works on plain arrays: scores, labels, distances. ``lookalike.mo
 """
 
 from lookalike.doubt.abstention import Abstention, accuracy_rejection, choose_abstention
-from lookalike.doubt.calibration import CalibrationFigures, calibration_figures, fit_factor, least_log_loss, reliability
+from lookalike.doubt.calibration import CalibrationFigures, calibration_figures, fit_factor, least_log_loss
 from lookalike.doubt.martingale import ExchangeabilityTest
 from lookalike.doubt.novelty import NOVELTIES, Novelty, conformal_p_values
 from lookalike.doubt.record import Doubt, DoubtFacts
@@ -27,5 +27,4 @@ __all__ = [
     "fit_factor",
     "least_log_loss",
     "least_samples",
-    "reliability",
 ]

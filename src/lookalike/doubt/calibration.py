@@ -6,7 +6,6 @@ A factor divides all class scores before the softmax (temperature scaling, Guo e
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -139,25 +138,6 @@ def least_log_loss(scores: np.ndarray, labels: np.ndarray) -> float:
     excess = excess / max(float(spread), np.finfo(np.float64).tiny)
     of_label = excess[np.arange(len(labels)), labels]
     return min(float((sharp * of_label + np.log(np.exp(-sharp * excess).sum(1))).mean()) for sharp in _SHARPNESS)
-
-
-def reliability(probabilities: np.ndarray, labels: np.ndarray, n_bins: int = N_BINS) -> dict[str, list[Any]]:
-    """Returns the bins of a reliability diagram, lowest confidence first.
-
-    Args:
-        probabilities: [N, K].
-        labels: True classes [N].
-        n_bins: Number of bins of equal width.
-
-    Returns:
-        ``counts``, ``confidence`` and ``accuracy`` of each bin; None where a bin is empty.
-    """
-    confidences, correct = probabilities.max(1), probabilities.argmax(1) == labels
-    bins = np.minimum((confidences * n_bins).astype(int), n_bins - 1)
-    counts = np.bincount(bins, minlength=n_bins)
-    sums = [np.bincount(bins, weights=values, minlength=n_bins) for values in (confidences, correct)]
-    means = [[float(s / n) if n else None for s, n in zip(values, counts, strict=True)] for values in sums]
-    return {"counts": counts.tolist(), "confidence": means[0], "accuracy": means[1]}
 
 
 def calibration_figures(

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core.draws import combined_seed, seeded
 from lookalike._core.errors import LookalikeError
 from lookalike.conversion.clustering import assign, cluster
 from lookalike.data import Augmentation, Batches, DataBundle
@@ -189,9 +190,7 @@ class _ShiftedCopies(torch.utils.data.Dataset[tuple[Tensor, int]]):
         copy, index = divmod(row, len(self.samples))
         image, label = self.samples[index]
         if copy:
-            image = self.shift(
-                image, torch.Generator().manual_seed(int(np.random.SeedSequence([self.seed, row]).generate_state(1)[0]))
-            )
+            image = self.shift(image, seeded(combined_seed(self.seed, row)))
         return image, label
 
 

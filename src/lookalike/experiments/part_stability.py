@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lookalike._core.draws import seeded
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.experiments.cells import Record
 from lookalike.experiments.prp_rules import value_range_of_model
@@ -27,7 +28,7 @@ def concept_figures(model: PrototypeModel, x: Tensor, objects: Tensor, seed: int
     """
     low, high = value_range_of_model(model)
     concepts = model.segment(x).concepts
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     noise = _NOISE * (high - low)[:, None, None] * (2 * torch.rand(x.shape, generator=generator) - 1)
     pixels = max(1, round(_SHIFT * x.shape[3]))
     return {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from lookalike._core.draws import normal
+from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError, first_line
 from lookalike._core.untouched import copy_of, in_eval_mode, with_log_level
 from lookalike.encoder import Encoder, device_of, dtype_of, place
@@ -158,7 +158,7 @@ def _sample_of(encoder: Encoder) -> Tensor:
     described: Any = encoder.input_spec
     if "shape" not in described:
         raise LookalikeError("a network with several inputs cannot be exported; wrap it to take one tensor")
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     sample = normal((_SAMPLE_ROWS, *described["shape"]), generator)
     dtype = getattr(torch, described["dtype"])
     sample = sample.to(dtype) if dtype.is_floating_point else torch.zeros_like(sample, dtype=dtype)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks
+from lookalike._core.draws import combined_seed, seeded
 from lookalike._core.errors import LookalikeError
 from lookalike._core.intervals import Range, range_of_another
 from lookalike.metrics.correlation import explanation_correlation
@@ -90,7 +91,7 @@ def with_permuted_labels(model: PrototypeModel, seed: int = 0) -> PrototypeModel
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     p = model.prototypes
-    order = permuted_prototypes(p.labels, torch.Generator().manual_seed(checks.seed("seed", seed)))
+    order = permuted_prototypes(p.labels, seeded(checks.seed("seed", seed)))
     if order is None:
         raise LookalikeError("with one prototype per class, permuted labels only rename the classes")
     permuted = Prototypes(p.vectors.detach().clone(), p.labels[order.to(p.labels.device)], p.class_names)
@@ -108,7 +109,7 @@ def with_random_head(model: PrototypeModel, embeddings: Tensor, seed: int = 0) -
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     dim = model.prototypes.vectors.shape[1]
     embeddings = checks.tensor("embeddings", embeddings, ("N", dim), kind="number", empty=False)
-    generator = torch.Generator().manual_seed(checks.seed("seed", seed))
+    generator = seeded(checks.seed("seed", seed))
     weights = random_weights(model.n_classes, embeddings.to(model.prototypes.vectors), generator)
     prototypes = Prototypes(weights, torch.arange(model.n_classes), model.class_names)
     return _with_prototypes(model, prototypes, make_similarity("dot"), NearestPrototype())
@@ -134,7 +135,7 @@ def control_heads(model: PrototypeModel, embeddings: Tensor, seed: Sequence[int]
         embeddings: Embeddings of some images [N, D]; they set the scale of random heads.
         seed: Seed of the draws, as a sequence of numbers.
     """
-    generator = torch.Generator().manual_seed(int(np.random.SeedSequence([*seed, 0]).generate_state(1)[0]))
+    generator = seeded(combined_seed(*seed, 0))
     weights = torch.stack([random_weights(model.n_classes, embeddings, generator) for _ in range(N_DRAWS)])
     heads: dict[str, Head] = {"random_head": _head_of_draws(lambda z, draw: z @ weights[draw].to(z).T)}
     labels, device = model.prototypes.labels, model.device

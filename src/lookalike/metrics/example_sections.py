@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lookalike._core.draws import normal
+from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics.context import Context
 from lookalike.metrics.examples import identical_class, identical_subclass, mislabelled_detection, rank_agreement
@@ -142,7 +142,7 @@ def randomised(network: nn.Module, seed: int) -> nn.Module:
     activations to zero.
     """
     randomised_network = deep_copy(network)
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     with torch.no_grad():
         for parameter in randomised_network.parameters():
             if parameter.ndim > 1:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core import checks, philox
-from lookalike._core.draws import uniform
+from lookalike._core.draws import seeded, uniform
 
 Generator = Literal["philox", "mersenne"]
 
@@ -96,7 +96,7 @@ class Noise:
 
     def _mersenne(self, sample: int, kind: int) -> torch.Generator:
         # the factor keeps the samples' seeds of one run apart from those of another, for up to a million samples
-        return torch.Generator().manual_seed((self.seed * 2 + kind) * 1_000_003 + sample)
+        return seeded((self.seed * 2 + kind) * 1_000_003 + sample)
 
 
 def _parts(samples: Sequence[int], n_numbers: int, device: torch.device) -> Iterator[Sequence[int]]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lookalike._core import checks
-from lookalike._core.draws import uniform
+from lookalike._core.draws import seeded, uniform
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import copy_of, keeps_random_states
 from lookalike.conversion.per_class import Clustering, learn_prototypes
@@ -152,7 +152,7 @@ def sanity_check(
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.whole_number("n_depths", n_depths, 1)
-    generator = torch.Generator().manual_seed(checks.seed("seed", seed))
+    generator = seeded(checks.seed("seed", seed))
     randomised_copy = deep_copy(model)
 
     def explained(other: PrototypeModel) -> tuple[Maps, Tensor]:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
+from lookalike._core.draws import seeded
 from lookalike._core.untouched import FunctionMode
 from lookalike.relevance.names import LEAVES_AS_ARRAY, LEAVES_AS_VALUE, LEFT, known_function
 from lookalike.relevance.result import Relevance, RuleUse
@@ -68,7 +69,7 @@ def share_by_numbers(images: Tensor, run: Callable[[Tensor], Tensor]) -> float:
     """
     images = images.detach()
     spread = float(images.std(correction=0)) or 1.0
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     noise = torch.randn(images.shape, generator=generator, dtype=torch.float64).to(images)
     moved = images + _STEP * spread * noise
     with _Leaving() as kept:
