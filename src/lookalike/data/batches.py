@@ -1,7 +1,7 @@
 """Reads any kind of data in batches; each batch knows the numbers of its samples."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
 from lookalike.data.fingerprints import fingerprint_data, fingerprint_first, fingerprint_transform
 from lookalike.data.fitted import FittedSamples, are_bytes, stack_bytes
+from lookalike.data.given import as_arrays, check_begins_anew, is_map_style
 from lookalike.data.nvjpeg import OnDevice, decoding_on
 from lookalike.data.parallel import Item, in_processes, in_threads, n_processes_for
 from lookalike.data.prebatched import peek, unbatched
@@ -29,7 +30,6 @@ from lookalike.data.samples import (
     check_rows,
     collate_samples,
     describe_sample,
-    label_array,
     name_of_sample,
     next_items,
     read_sample,
@@ -140,10 +140,10 @@ class Batches:
         # A loader's 0 is its default, and says nothing about threads.
         self._asked_workers = num_workers if num_workers or not isinstance(given, DataLoader) else None
         self.num_workers = num_workers or 0
-        self._arrays = _as_arrays(data)
+        self._arrays = as_arrays(data)
         if self._arrays is not None:
             self.class_names = self._arrays[2]
-        elif not isinstance(data, IterableDataset) and not _is_map_style(data):
+        elif not isinstance(data, IterableDataset) and not is_map_style(data):
             raise LookalikeError(
                 f"cannot read samples from a {type(data).__name__}; give a Dataset or DataLoader of (x, y), "
                 "a pair (x, y) of tensors or arrays, or of a folder lookalike.data.load_folder(folder, preprocessing)"
@@ -151,7 +151,7 @@ class Batches:
         else:
             self.class_names = class_names_of(data) if names_of_source is None else names_of_source
         if isinstance(data, IterableDataset):
-            _check_begins_anew(data)
+            check_begins_anew(data)
         self.dataset = data
         self._on_device: OnDevice | None = None
         if decode_on is not None:
@@ -458,64 +458,3 @@ class _SamplesOrErrors(Dataset[Any]):
             return index, read_sample(self.dataset, index), None
         except LookalikeError as error:
             return index, None, error
-
-
-def _check_begins_anew(stream: IterableDataset[Any]) -> None:
-    """Checks that a stream can be read more than once, as it is: to cut the network, to embed, to measure.
-
-    Raises:
-        LookalikeError: If its passes share one iterator, so that one goes on where the last one stopped, or one that is
-            begun while another is read sets that back.
-    """
-    held = [value for value in vars(stream).values() if isinstance(value, Iterator)]
-    iterator = iter(stream) if held or isinstance(stream, Iterator) else None
-    if iterator is not None and any(iterator is value for value in (stream, *held)):
-        raise LookalikeError(
-            f"the stream {type(stream).__name__} has one iterator for all passes, which its __iter__ returns each "
-            "time, and it is read several times: let __iter__ begin anew, as a function with yield does"
-        )
-
-
-def _is_map_style(data: Any) -> bool:
-    return (
-        hasattr(data, "__getitem__")
-        and hasattr(data, "__len__")
-        and not isinstance(data, Mapping | str | Tensor | np.ndarray)
-        and not hasattr(data, "iloc")  # a table of pandas: data[0] is a column
-    )
-
-
-def _as_arrays(data: Any) -> tuple[Any, np.ndarray, list[str] | None] | None:
-    """Recognises a pair (x, y) of tensors or arrays."""
-    if not (isinstance(data, tuple | list) and len(data) == 2):
-        return None
-    x, y = data
-    if isinstance(data, tuple) and isinstance(x, list) and len(x) > 1 and all(_is_array(one) for one in x):
-        x = _stacked(x)
-    if not _is_array(x):
-        return None
-    if isinstance(data, tuple) and not isinstance(y, Tensor) and (isinstance(y, list) or hasattr(y, "__array__")):
-        y = np.asarray(y)
-    if not _is_array(y):
-        return None
-    if len(x) != len(y):
-        raise LookalikeError(f"x has {len(x)} rows and y has {len(y)}")
-    values = label_array(y)
-    if values.dtype.kind in "US" or (values.dtype == object and all(isinstance(value, str) for value in values)):
-        values = values.astype(str)
-        names, values = np.unique(values, return_inverse=True)
-        return x, values.astype(np.int64), [str(name) for name in names]
-    return x, as_labels(values), None
-
-
-def _stacked(images: list[Any]) -> Tensor:
-    """Stacks a list of images as one tensor [N, …]."""
-    tensors = [as_tensor(image) for image in images]
-    shapes = sorted({str(tuple(tensor.shape)) for tensor in tensors})
-    if len(shapes) > 1:
-        raise LookalikeError(f"x is a list of arrays that differ in shape ({', '.join(shapes[:3])}); give one size")
-    return torch.stack(tensors)
-
-
-def _is_array(value: Any) -> bool:
-    return isinstance(value, Tensor | np.ndarray) and value.ndim > 0
