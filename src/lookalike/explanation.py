@@ -1,6 +1,6 @@
 """This looks like that: why a model predicts what it predicts (paper section 3.3)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack, get_type_hints
 
@@ -16,11 +16,11 @@ from lookalike._core.profiling import step
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike._core.wording import why_unfamiliar
 from lookalike.data import InputBatch
-from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
 from lookalike.model import PrototypeModel
-from lookalike.model.class_labels import labels_in_model, numbers_of
+from lookalike.model.class_labels import numbers_of
 from lookalike.model.doubting import InputDoubt, input_doubts
+from lookalike.model.labelled import labelled_batches
 from lookalike.model.likeness import Likeness, Likenesses
 from lookalike.model.original import OriginalAnswer, OriginalClassifier, embed_and_score, original_answer
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
@@ -282,7 +282,7 @@ def explain(
     if names is not None:
         names = checks.names("names", names)
     explanations: list[Explanation] = []
-    for batch in _batches_to_explain(model, inputs, labels, names, batch_size):
+    for batch in labelled_batches(model, inputs, labels, names, batch_size):
         explanations += explainer.explain(batch, len(explanations))
     return explanations
 
@@ -360,65 +360,6 @@ class Explainer:
         unseen = torch.tensor([j for j in range(len(self.model.prototypes)) if j not in maps], dtype=torch.int64)
         maps.update(maps_on_prototypes(self.model, unseen, self.composite, self.rule))
         return dict(sorted(maps.items()))
-
-
-def _batches_to_explain(
-    model: PrototypeModel, inputs: Any, labels: Sequence[int] | None, names: Sequence[str] | None, batch_size: int
-) -> Iterator[InputBatch]:
-    """Yields batches of inputs, with the labels and names that the caller gave or that come with the data.
-
-    Labels that come with the data are used only if the data have class names, and all of them are the model's.
-
-    Raises:
-        LookalikeError: If the number of labels or names is not the number of inputs.
-    """
-    batches: Iterable[InputBatch] = model.read_inputs(inputs, batch_size)
-    counts = {name: len(values) for name, values in (("labels", labels), ("names", names)) if values is not None}
-    if isinstance(inputs, Tensor | np.ndarray):  # in memory already; other data are counted as they are read
-        batches = list(batches)
-        _check_counts(counts, sum(n_rows(batch.inputs) for batch in batches), is_all=True)
-    first = 0
-    for batch in batches:
-        rows = n_rows(batch.inputs)
-        _check_counts(counts, first + rows)
-        batch_labels = None
-        if batch.labels is not None and batch.class_names is not None:
-            batch_labels = _labels_by_name(batch.labels, batch.class_names, model)
-        if labels is not None:
-            batch_labels = [int(label) for label in labels[first : first + rows]]
-        batch_names: list[str | None] | None = batch.names
-        if names is not None:
-            batch_names = list(names[first : first + rows])
-        for start in range(0, rows, batch_size):
-            chunk = slice(start, start + batch_size)
-            yield InputBatch(
-                take_rows(batch.inputs, chunk),
-                None if batch_names is None else batch_names[chunk],
-                None if batch_labels is None else batch_labels[chunk],
-            )
-        first += rows
-    _check_counts(counts, first, is_all=True)
-
-
-def _labels_by_name(labels: Any, names: Sequence[str], model: PrototypeModel) -> list[int] | None:
-    """Returns labels in the model's numbering; None if the data have a class that the model does not have."""
-    of_data = checks.class_indices("labels", labels, len(names))
-    try:
-        numbers: list[int] = labels_in_model(of_data.numpy(), names, model.class_names, "given").tolist()
-    except LookalikeError:
-        return None
-    return numbers
-
-
-def _check_counts(counts: Mapping[str, int], n_inputs: int, is_all: bool = False) -> None:
-    """Checks that there are as many labels and names as inputs, of which there may be more to come.
-
-    Raises:
-        LookalikeError: If there are not.
-    """
-    for name, count in counts.items():
-        if n_inputs > count or (is_all and n_inputs < count):
-            raise LookalikeError(f"there are {'' if is_all else 'at least '}{n_inputs} inputs and {count} {name}")
 
 
 def _with_maps(
