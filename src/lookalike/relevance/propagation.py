@@ -17,6 +17,7 @@ from lookalike._core.provenance import versions
 from lookalike._core.recording import RECORDINGS, can_record
 from lookalike._core.untouched import in_eval_mode, keeps_torch_settings
 from lookalike.encoder.calls import is_out_of_memory, rows_at_once, take_rows
+from lookalike.relevance.comparison import Run, compare, plain_pass
 from lookalike.relevance.composites import COMPOSITES, Composite
 from lookalike.relevance.engine import Engine
 from lookalike.relevance.foreign import with_script_modules
@@ -25,15 +26,10 @@ from lookalike.relevance.numbers import share_on_one, with_numbers
 from lookalike.relevance.plain_pass import PlainPass, ResultCache, Watch
 from lookalike.relevance.result import Relevance, RuleUse
 
-Run = Callable[[Tensor], Tensor]
 # Yields, for each target, the gradient g at the outputs [n, D] and the relevance [n] that it stands for. It is called
 # with the outputs, their rows among all images, and these rows of ``RelevanceStart.chosen``.
 Starts = Callable[[Tensor, slice, Tensor | None], Iterator[tuple[Tensor, Tensor]]]
 
-# Largest difference between the engine's output and the plain one that counts as rounding, relative to the largest
-# output. It is wide for float32, as GPUs may multiply float32 matrices in reduced precision.
-_ROUNDING = {torch.float64: 1e-6, torch.float32: 5e-3}
-_HALF_PRECISION_ROUNDING = 0.1  # bfloat16 and float16 have two to three digits
 _MOST_CHANNELS = 4  # of images [H, W, C]
 _N_LISTED = 5
 
@@ -193,7 +189,7 @@ class _Explainer:
                 return self._with_numbers(relevance), computed, engine
         finally:  # comparing reads values, and on a GPU that waits: so it comes when all of the map's work is given
             if plain is not None:
-                _compare(computed, plain, batch, self._run_of(engine.met_autocast))
+                compare(computed, plain, batch, self._run_of(engine.met_autocast))
 
     def _key(self, inputs: list[Tensor], start: RelevanceStart) -> Hashable | None:
         """Returns what stands for the maps of inputs of these shapes; None if they are not to be recorded."""
@@ -225,11 +221,11 @@ class _Explainer:
         if not self._is_checked or self._plain is not None:
             images, run = inputs[0], self._run_of(recorded.met_autocast)
             if self._plain is None or recorded.met_autocast:
-                plain = _plain_pass(images, run, None, finds_constants=False)[1]
+                plain = plain_pass(images, run, None, finds_constants=False)[1]
             else:
                 plain = self._plain[rows].to(images)
             try:
-                _compare(computed, plain, images, run)
+                compare(computed, plain, images, run)
             except RelevanceError:  # the plain way says whether that is the network's fault
                 RECORDINGS.forget(self._model, key)
                 return None
@@ -248,7 +244,7 @@ class _Explainer:
         engine.twins.depend_on_pixels([output])
         if engine.twins.met_unknown_tensors:
             self._runs_scripts = True
-            self._watch, _ = _plain_pass(images, self._run_of(engine.met_autocast), None, finds_constants=True)
+            self._watch, _ = plain_pass(images, self._run_of(engine.met_autocast), None, finds_constants=True)
             engine, output = self._forward_with_constants(batch)
         return batch, output, engine, None if engine.met_autocast else plain  # that was known is in another precision
 
@@ -273,7 +269,7 @@ class _Explainer:
         needs_constants = output is None or engine.twins.met_unknown_tensors
         if needs_constants or plain is None:
             with _naming_own_casts(engine):
-                self._watch, found = _plain_pass(images, run, recorded, finds_constants=needs_constants)
+                self._watch, found = plain_pass(images, run, recorded, finds_constants=needs_constants)
             plain = found if plain is None else plain
         if output is None or needs_constants:
             self._runs_scripts = True
@@ -410,31 +406,6 @@ def _naming_own_casts(engine: Engine) -> Iterator[None]:
         ) from error
 
 
-def _plain_pass(
-    images: Tensor, run: Run, recorded: ResultCache | None, *, finds_constants: bool
-) -> tuple[Watch | None, Tensor]:
-    """Runs the network's plain forward pass on the first image; returns its constants if asked for, and its output.
-
-    A network that accepts only batches of its own size runs on the whole batch.
-    """
-    with contextlib.suppress(RuntimeError, AssertionError):
-        return _run_plainly(images[:1], run, recorded, finds_constants)
-    return _run_plainly(images, run, None, finds_constants)
-
-
-def _run_plainly(
-    images: Tensor, run: Run, recorded: ResultCache | None, finds_constants: bool
-) -> tuple[Watch | None, Tensor]:
-    images = images.detach().clone()
-    if finds_constants:
-        with Watch([images], recorded) as watch:
-            return watch, run(images).detach()
-    if recorded is None:
-        return None, run(images).detach()
-    with PlainPass(recorded):
-        return None, run(images).detach()
-
-
 def _backward(
     engine: Engine,
     output: Tensor,
@@ -490,43 +461,3 @@ def _join_shares(shares: list[dict[str, Tensor]], like: Tensor) -> dict[str, Ten
         columns = [column.get(name, zeros) for column in shares]
         joined[name] = torch.stack(columns, 1)
     return joined
-
-
-def _compare(output: Tensor, plain: Tensor, pixels: Tensor, run: Run) -> None:
-    """Checks that the engine computed the same output as the network's plain pass.
-
-    Raises:
-        RelevanceError: If it did not; it says why, if the network is random or depends on the rest of the batch.
-    """
-    deviation = _deviation(output[: len(plain)], plain)
-    tolerance = _ROUNDING.get(plain.dtype, _HALF_PRECISION_ROUNDING)
-    if deviation <= tolerance:
-        return
-    with torch.no_grad():
-        repeated, in_batch = run(pixels[: len(plain)].detach().clone()), run(pixels.detach().clone())
-    if _deviation(repeated, plain) > tolerance:
-        raise RelevanceError(
-            "the network gives other outputs for the same image each time (dropout that is always on, or other "
-            "chance), so there is no function to explain; make it deterministic in eval mode"
-        )
-    if _deviation(in_batch[: len(plain)], plain) > tolerance:
-        raise RelevanceError(
-            "the network's output for an image depends on the other images of its batch (a batch norm without running "
-            "statistics?), so there is no function of one image to explain; give it running statistics"
-        )
-    raise RelevanceError(
-        f"the relevance engine computes other outputs than the network (off by {deviation:.2g} of the largest "
-        "one), so its maps would be about another function; operations that change memory unseen are the usual "
-        "cause (numpy, TorchScript or C++ code that works in place)"
-    )
-
-
-def _deviation(output: Tensor, plain: Tensor) -> float:
-    """Returns the largest difference relative to the largest output; 0 if the plain output is not finite."""
-    if output.shape != plain.shape:
-        return float("inf")
-    if not bool(plain.isfinite().all()):
-        return 0.0
-    scale = plain.abs().max().clamp_min(1e-12)
-    deviation = float((output - plain).abs().max() / scale)
-    return deviation if deviation == deviation else float("inf")
