@@ -1,4 +1,4 @@
-"""The house: its page and the navigation name what exists, no function takes too much, no import costs too much."""
+"""The house: its page and the navigation name what exists; functions, files and imports have their bounds."""
 
 import re
 import tomllib
@@ -44,6 +44,11 @@ def test_every_page_is_in_the_navigation_once():
 def test_no_public_function_has_more_than_eight_parameters():
     """What belongs together travels together, as in ``Origin`` and ``Captions``."""
     assert wide_functions() == []
+
+
+def test_no_file_is_longer_than_500_lines():
+    lengths = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in SOURCE.rglob("*.py")}
+    assert [str(path.relative_to(SOURCE)) for path, length in lengths.items() if length > 500] == []
 
 
 def test_only_the_metrics_that_are_asked_for_load_torchmetrics():
