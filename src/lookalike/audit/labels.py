@@ -16,6 +16,7 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.conversion.clustering import cluster
+from lookalike.model.classifier import best_of_classes
 from lookalike.model.similarity import Similarity, make_similarity
 
 _ROUNDS = 2  # the second leaves out the suspects of the first
@@ -224,8 +225,7 @@ def _score(
     for start in range(0, len(members), step):
         chunk = members[start : start + step]
         similarities = similarity(_read(embeddings, chunk), prototypes)
-        block = similarities.new_full((len(chunk), scores.shape[1]), -torch.inf)
-        scores[chunk] = block.scatter_reduce(1, classes.expand_as(similarities), similarities, "amax").float()
+        scores[chunk] = best_of_classes(similarities, classes, scores.shape[1]).float()
         top = classes[similarities.topk(min(3, len(prototypes)), dim=1).indices].numpy()
         nearest[chunk, : top.shape[1]] = top
 

@@ -21,6 +21,7 @@ from lookalike.conversion.many_divisions import cluster_without
 from lookalike.conversion.per_class import Clustering, learn_class, numbers_per_class
 from lookalike.doubt import least_log_loss
 from lookalike.embedding import EmbeddingStore
+from lookalike.model.classifier import best_of_classes
 from lookalike.model.similarity import Similarity, make_similarity
 
 _MOST_SAMPLES = 2_000  # two seconds on two cores for the seven choices below, at 10 classes × 512 dimensions
@@ -286,9 +287,7 @@ def _scores(sample: _Sample, name: str, clustering: Clustering) -> np.ndarray:
         zip(sample.held_out, spaces, prototypes_of_parts, strict=True)
     ):
         similarities = similarity(z[is_test], vectors).float()
-        empty = torch.full((len(similarities), scores.shape[2]), -torch.inf, dtype=torch.float32)
-        of_class = empty.scatter_reduce(1, owners.expand_as(similarities), similarities, "amax")
-        scores[turn // n_parts, is_test] = of_class
+        scores[turn // n_parts, is_test] = best_of_classes(similarities, owners, scores.shape[2])
     return scores.double().numpy()
 
 

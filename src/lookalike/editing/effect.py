@@ -13,6 +13,7 @@ from lookalike._core.files import at_least_single, read_rows
 from lookalike._core.intervals import Share, paired_difference, share
 from lookalike._core.wording import counted
 from lookalike.editing.state import State, touched_classes
+from lookalike.model.classifier import best_of_classes
 from lookalike.model.similarity import Similarity
 
 _CELLS = 20_000_000  # samples × dimensions at a time: 80 MB of float32
@@ -158,9 +159,8 @@ class Judge:
                 rows = np.arange(start, min(start + step, len(self.labels)))
                 z = torch.from_numpy(read_rows(self.embeddings, rows, at_least_single(self.embeddings.dtype)))
                 similarities = self.similarity(z, vectors)
-                block = similarities.new_full((len(rows), len(touched)), -torch.inf)
-                block.scatter_reduce_(1, labels.expand_as(similarities), similarities, "amax")
-                self._scores[start : start + len(rows), list(touched)] = block.to(self._scores.dtype)
+                best = best_of_classes(similarities, labels, len(touched))
+                self._scores[start : start + len(rows), list(touched)] = best.to(self._scores.dtype)
         self._state = state
         return self._scores.argmax(1)
 

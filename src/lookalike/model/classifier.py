@@ -64,6 +64,18 @@ class TransparentClassifier(nn.Module, ABC):
         )
 
 
+def best_of_classes(similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Returns the similarity to the most similar prototype of each class [N, K]; −∞ for a class without prototypes.
+
+    Args:
+        similarities: Similarities to the prototypes [N, P].
+        labels: Classes of the prototypes [P].
+        n_classes: K.
+    """
+    best = similarities.new_full((similarities.shape[0], n_classes), -torch.inf)  # len() is no size to a tracer
+    return best.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax")
+
+
 class NearestPrototype(TransparentClassifier):
     """Predicts the class of the most similar prototype (paper section 3.2, step 2).
 
@@ -94,8 +106,7 @@ class NearestPrototype(TransparentClassifier):
 
     @override
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-        scores = similarities.new_full((similarities.shape[0], n_classes), -torch.inf)  # len() is no size to a tracer
-        return scores.scatter_reduce(1, labels.expand_as(similarities), similarities, "amax") / self.temperature
+        return best_of_classes(similarities, labels, n_classes) / self.temperature
 
     @override
     def log_probabilities(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
