@@ -481,11 +481,12 @@ class WithGain(nn.Module):
         super().__init__()
         self.body, self.head = nn.Linear(4, 5), nn.Linear(5, 2)
         self.gain, self.offset, self.norm, self.path = 1.0, np.zeros(4, np.float32), "l2", "/a/b"
+        self.scale = torch.full((4,), 2.0)
         self.n_calls, self.last = 0, None
 
     def forward(self, x):
         self.n_calls += 1
-        self.last = self.body(self.gain * x + torch.from_numpy(self.offset)).relu()
+        self.last = self.body(self.gain * self.scale * x + torch.from_numpy(self.offset.copy())).relu()
         return self.head(self.last)
 
 
@@ -495,15 +496,16 @@ class WithGain(nn.Module):
         (lambda net: setattr(net, "gain", 2.0), "python_attributes"),
         (lambda net: setattr(net, "gain", 1), "python_attributes"),
         (lambda net: setattr(net, "norm", "l1"), "python_attributes"),
-        (lambda net: setattr(net, "offset", np.ones(4, np.float32)), "unsaved_weights"),
-        (lambda net: net.offset.fill(1), "unsaved_weights"),
+        (lambda net: setattr(net, "offset", np.ones(4, np.float32)), "python_attributes"),
+        (lambda net: net.offset.fill(1), "python_attributes"),
+        (lambda net: setattr(net, "scale", torch.ones(4)), "unsaved_weights"),
     ],
 )
 def test_stored_embeddings_depend_on_attributes_of_a_network(tmp_path, change, named):
     x, y = torch.randn(20, 4), torch.arange(20) % 2
     net = WithGain()
     embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", progress=False)
-    net.path = "/c/d"
+    net.path, net.offset = "/c/d", np.zeros(8, np.float32)[::-2]  # the same numbers in other memory
     store = embed(Encoder(net, x[:2]), (x, y), folder=tmp_path / "store", resume=True, progress=False)
     change(net)
     with pytest.raises(LookalikeError, match=f"made with other {named}"):

@@ -7,9 +7,11 @@ from collections.abc import Mapping, Set
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
+from lookalike._core.identity import identify_array
+
+_NUMBERS = "biufc"  # kinds of arrays
 _OF_TORCH = frozenset(vars(nn.Module()))  # attributes that torch keeps in every module
 
 
@@ -27,7 +29,7 @@ def unsaved_values(model: nn.Module) -> dict[str, Any]:
         if type(module).__module__.split(".")[0] == "torch":
             continue
         for name, value in list(vars(module).items()):
-            if name not in _OF_TORCH and (isinstance(value, Tensor | np.ndarray) or _is_plain(value)):
+            if name not in _OF_TORCH and (_is_array(value) or _is_plain(value)):
                 values[f"{path}.{name}" if path else name] = value
     return values
 
@@ -57,15 +59,17 @@ class Constants:
 
 
 def split_tensors(values: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns the tensors and arrays among unsaved values, as tensors, and all others as text."""
+    """Returns the tensors among unsaved values, and all others as text that tells them apart."""
     tensors = {name: value for name, value in values.items() if isinstance(value, Tensor)}
-    others: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
-            tensors[name] = torch.from_numpy(np.ascontiguousarray(value))
-        elif not isinstance(value, Tensor):
-            others[name] = repr(value.tolist() if isinstance(value, np.ndarray) else value)
-    return tensors, others
+    return tensors, {name: _as_text(value) for name, value in values.items() if name not in tensors}
+
+
+def _as_text(value: Any) -> str:
+    return identify_array(value) if isinstance(value, np.ndarray) else repr(value)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, Tensor) or (isinstance(value, np.ndarray) and value.dtype.kind in _NUMBERS)
 
 
 def _is_plain(value: Any) -> bool:
@@ -80,7 +84,7 @@ def _state_of(value: Any) -> Any:
     """Returns what tells whether a value was written into."""
     if isinstance(value, Tensor):
         return 0 if value.is_inference() else value._version
-    return value.tobytes() if isinstance(value, np.ndarray) else repr(value)
+    return _as_text(value)
 
 
 def _is_same(value: Any, earlier: Any) -> bool:
