@@ -306,7 +306,8 @@ def test_a_program_that_computes_something_else_is_not_written(blobs, tmp_path):
             return self.head(self.body(self.flat(x)).relu() * mask)
 
     model = convert(Masked().eval(), blobs, n_prototypes=2, progress=False)
-    with pytest.raises(LookalikeError, match="computes something else than the model"):
+    # before torch 2.11 no program can hold a generator at all
+    with pytest.raises(LookalikeError, match=r"computes something else than the model|argument of type.*Generator"):
         model.export(tmp_path / "model", kind="pt2")
     assert not (tmp_path / "model").exists()
 
