@@ -2,6 +2,7 @@
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from torchvision.models.vision_transformer import VisionTransformer
 from lookalike import Encoder, LookalikeError, LookalikeWarning, convert, evaluate, explain, load
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.decision import PatchLinear, PatchMean, PatchVote, make_classifier
+from lookalike.parts import concepts
 from lookalike.testing import check_prototype_model
 
 
@@ -351,6 +353,36 @@ def test_what_a_model_of_patches_cannot_do_is_refused(model, blobs):
 def test_what_is_no_image_has_no_patches(blobs, shape):
     with pytest.raises(LookalikeError, match=r"patches are parts of images: training images \[N, C, H, W\] are needed"):
         convert(make_net(), (torch.rand(shape), blobs[1]), n_prototypes=2, level="patch", progress=False)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_concept_is_said_to_have_the_patches_that_it_has(shared, blobs):
+    x, y = blobs
+    n = 2 if shared else 3
+    model = convert(make_net(), blobs, n, level="patch", shared=shared, decision="linear", progress=False)
+    similarities, prototypes = model.evidence_of(model.embed(x)).flatten(0, 1), model.prototypes
+    labels = y.repeat_interleave(len(similarities) // len(y))
+    nearest = similarities.argmax(1)
+    is_own = labels[:, None] == prototypes.labels
+    behind = nearest if shared else similarities.masked_fill(~is_own, -torch.inf).argmax(1)
+    for j, concept in enumerate(concepts(model)):
+        count, won = int((behind == j).sum()), nearest == j
+        purity = float((labels[won] == prototypes.labels[j]).double().mean())
+        assert (concept.count, concept.purity) == (count, pytest.approx(purity))
+        name = f"'{concept.class_name}'"
+        said = f"{count:,} training patches, {purity:.0%} of {name}; "
+        if not shared:
+            said = (
+                f"{count:,} training patches of {name}; of all patches most similar to it, {purity:.0%} are of {name}; "
+            )
+        assert said in concept.sentence()
+    assert not shared or sum(prototypes.counts.tolist()) == len(similarities)
+
+
+def test_a_concept_that_no_patch_is_most_similar_to_says_so(blobs):
+    model = convert(make_net(), blobs, 3, level="patch", progress=False)
+    first = replace(concepts(model)[0], count=7, purity=float("nan"))
+    assert f"7 training patches of '{first.class_name}', each of them more similar to a concept of" in first.sentence()
 
 
 def test_a_class_without_shared_prototypes_is_left_out_of_the_temperature(blobs):

@@ -71,12 +71,8 @@ def convert_patches(
         metric = copy.deepcopy(make_similarity(similarity, settings.similarity_options))
         metric.fit(patches.embeddings, patches.labels, encoder.head_weight)
         with clustering_on(device_of(encoder.model)):
-            learned = _learn(patches, class_names, metric, settings)
-        surveyed = survey(
-            learned, metric, patches.embeddings, patches.labels, n_nearest=settings.gallery.n_nearest,
-            nearest_from="any" if settings.patches.shared else "class",
-        )  # fmt: skip
-        prototypes = _with_positions(surveyed, patches, store)
+            find = _shared_prototypes if settings.patches.shared else _prototypes_of_classes
+            prototypes = _with_positions(find(patches, class_names, metric, settings), patches, store)
         groups = patches.rows // encoder.n_patches
         temperature = choose_temperature(
             settings.probabilities.temperature, patches.embeddings, patches.labels, prototypes, metric,
@@ -146,30 +142,48 @@ class _Patches:
         self.embeddings, self.labels = read_rows(all_patches, self.rows, np.dtype(np.float32)), labels[self.rows]
 
 
-def _learn(patches: _Patches, class_names: list[str], similarity: Similarity, settings: Settings) -> Prototypes:
-    """Clusters the patches of each class, or of all classes together.
+def _prototypes_of_classes(
+    patches: _Patches, class_names: list[str], similarity: Similarity, settings: Settings
+) -> Prototypes:
+    """Clusters the patches of each class."""
+    learned = learn_prototypes(
+        patches.embeddings, patches.labels, class_names, similarity, settings.clustering, progress=settings.progress
+    )
+    return survey(learned, similarity, patches.embeddings, patches.labels, n_nearest=settings.gallery.n_nearest)
 
-    A shared prototype is of the class that most of its patches come from.
+
+def _shared_prototypes(
+    patches: _Patches, class_names: list[str], similarity: Similarity, settings: Settings
+) -> Prototypes:
+    """Clusters the patches of all classes together.
+
+    The patches of a shared prototype are all to which it is the most similar one, whatever their class. Its own class
+    is the one of which it has the largest share.
     """
-    clustering = settings.clustering
-    if not settings.patches.shared:
-        return learn_prototypes(
-            patches.embeddings, patches.labels, class_names, similarity, clustering, progress=settings.progress
-        )
     check_classes(np.bincount(patches.labels, minlength=len(class_names)), class_names)
     together = np.zeros(len(patches.labels), np.int64)
     learned = learn_prototypes(
-        patches.embeddings, together, ["all"], similarity, clustering, progress=settings.progress
+        patches.embeddings, together, ["all"], similarity, settings.clustering, progress=settings.progress
     )
-    counts = np.zeros((len(learned), len(class_names)))
+    surveyed = survey(learned, similarity, patches.embeddings, together, n_nearest=settings.gallery.n_nearest)
+    by_class = np.zeros((len(learned), len(class_names)))
     for start in range(0, len(patches.labels), _ROWS * patches.n_patches):
         rows = slice(start, start + _ROWS * patches.n_patches)
         z = torch.from_numpy(np.array(patches.embeddings[rows])).to(learned.vectors.dtype)
         with torch.no_grad():
             nearest = similarity(z, learned.vectors).argmax(1).numpy()
-        np.add.at(counts, (nearest, patches.labels[rows]), 1)
-    shares = counts / np.bincount(patches.labels, minlength=len(class_names)).clip(1)
-    return Prototypes(learned.vectors, torch.from_numpy(shares.argmax(1)), class_names)
+        np.add.at(by_class, (nearest, patches.labels[rows]), 1)
+    labels = (by_class / np.bincount(patches.labels, minlength=len(class_names)).clip(1)).argmax(1)
+    with np.errstate(invalid="ignore"):  # no patch is most similar to the prototype
+        purity = by_class[np.arange(len(labels)), labels] / by_class.sum(1)
+    names = ("counts", "nearest", "distances", "percentiles", "quantiles")
+    return Prototypes(
+        surveyed.vectors,
+        torch.from_numpy(labels),
+        class_names,
+        **{name: getattr(surveyed, name) for name in names},
+        purity=torch.from_numpy(purity).to(surveyed.purity.dtype),
+    )
 
 
 def _with_positions(surveyed: Prototypes, patches: _Patches, store: EmbeddingStore) -> Prototypes:

@@ -20,13 +20,15 @@ class Concept:
 
     Attributes:
         number: Number of the prototype.
-        class_name: Its class; of a concept of all classes together, the class that most of its patches come from.
-        count: Number of training patches behind it.
+        class_name: Its class; of a concept of all classes together, the class of which it has the largest share.
+        count: Number of training patches behind it: of its class, to which no other concept of the class is more
+            similar; of a concept of all classes together, all to which no other concept is.
         purity: Share of the training patches most similar to it that are of its class; NaN without any.
         serves: The classes that it counts for, with their shares of its weight, the largest first: by vote or mean its
             own class alone. Empty if it counts for none.
         images: The training images with its nearest patches, uint8 [M, H, W, C]; None if the model holds none.
         boxes: Where these patches lie in them [M, 4]: top, left, bottom, right, as shares of height and width.
+        shared: Whether it is a concept of all classes together.
     """
 
     number: int
@@ -36,14 +38,20 @@ class Concept:
     serves: dict[str, float]
     images: np.ndarray | None
     boxes: np.ndarray
+    shared: bool = False
 
     def sentence(self) -> str:
         """Says it in a sentence."""
         if not self.count:
             return f"Concept {self.number}: no training patch is behind it."
-        said = (
-            f"Concept {self.number}: {self.count:,} training patches, {self.purity:.0%} of '{visible(self.class_name)}'"
-        )
+        name = f"'{visible(self.class_name)}'"
+        said = f"Concept {self.number}: {self.count:,} training patches"
+        if self.shared:
+            said += f", {self.purity:.0%} of {name}"
+        elif np.isnan(self.purity):
+            said += f" of {name}, each of them more similar to a concept of another class"
+        else:
+            said += f" of {name}; of all patches most similar to it, {self.purity:.0%} are of {name}"
         if not self.serves:
             return f"{said}; it counts for no class."
         named = [f"'{visible(served)}' ({share:.0%})" for served, share in list(self.serves.items())[:_MOST_NAMED]]
@@ -70,7 +78,7 @@ def concepts(model: PrototypeModel) -> list[Concept]:
         LookalikeError: If the model is one of whole images.
     """
     patch_parts(model)
-    p, boxes = model.prototypes, model.patch_boxes()
+    p, boxes, shared = model.prototypes, model.patch_boxes(), bool(model.provenance.get("shared"))
     assert boxes is not None  # a model of patches has them
     return [
         Concept(
@@ -81,6 +89,7 @@ def concepts(model: PrototypeModel) -> list[Concept]:
             serves=_serves(model, number),
             images=None if model.images is None else model.images[number].numpy(),
             boxes=boxes[number, : None if model.images is None else model.images.shape[1]].numpy(),
+            shared=shared,
         )
         for number in range(len(p))
     ]
