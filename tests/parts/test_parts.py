@@ -180,6 +180,7 @@ def test_shares_of_pairs_are_those_of_the_inner_product(data):
     assert paired.to_dict()["sentence"] == paired.sentence()
     assert "make the images less alike" not in replace(paired, explained=0.9).sentence()
     assert replace(paired, explained=1.3).sentence().endswith("other parts make the images less alike.")
+    assert replace(paired, explained=0.497).sentence().endswith("no part explains this: the best carry 49%.")
     assert len(paired.plot().lines) > len(paired.pairs)
 
 

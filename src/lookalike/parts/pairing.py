@@ -6,6 +6,7 @@ there: L = Σ (a_s − c) · (b_r − c) / S². No single pair carries much of i
 together into a few kinds, and a pair of regions is one kind here and there. Its share of L is exact [ours].
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -91,7 +92,8 @@ class PairedRegions:
             # no "does not look like": it may stand behind the sentence that calls this prototype the nearest
             return f"No part explains a likeness to prototype {which}: as a whole, the two images are not alike."
         if not self.pairs or self.explained < LITTLE:
-            return f"{begin}, but no part explains this: the best carry {max(self.explained, 0):.0%}."
+            percent = math.floor(100 * max(self.explained, 0))  # no half by rounding: a half would explain it
+            return f"{begin}, but no part explains this: the best carry {percent}%."
         if self.explained > MUCH:
             return f"{begin}, but no part explains this: parts that are alike and parts that are not nearly cancel out."
         links = ", ".join(
