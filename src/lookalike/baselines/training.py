@@ -25,17 +25,14 @@ from lookalike._core.working_folder import (
     write_record,
     writing_to,
 )
-from lookalike.baselines.baseline import METHODS, Baseline, Spec, Task
+from lookalike.baselines.baseline import METHODS, Spec, Task
 from lookalike.baselines.hyperparameters import Hyperparameters, Preset, hyperparameters
 from lookalike.baselines.options import TrainingOptions, TrainingSettings, training_settings
 from lookalike.baselines.start import start_from
-from lookalike.conversion.survey import survey
+from lookalike.conversion.training_images import with_training_images
 from lookalike.data import Batches, DataBundle
-from lookalike.embedding import embed
-from lookalike.encoder import Encoder, LoadedClassifier, read_checkpoint, save_classifier
-from lookalike.model import PrototypeModel
-from lookalike.model.images import Origin, read_prototype_images, read_prototype_names, record_of
-from lookalike.model.prototypes import Prototypes
+from lookalike.encoder import LoadedClassifier, read_checkpoint, save_classifier
+from lookalike.model import Origin, PrototypeModel
 from lookalike.saved import read_provenance
 
 if TYPE_CHECKING:
@@ -161,7 +158,17 @@ def train(
     model.eval().requires_grad_()
     if not isinstance(model, PrototypeModel):
         return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
-    finished = _with_training_images(baseline, model, spec, task, batches, data, provenance, settings.n_images)
+    trained = PrototypeModel(
+        model.encoder,
+        model.prototypes,
+        model.similarity,
+        model.classifier,
+        preprocessing=data.preprocessing,
+        origin=Origin(provenance=provenance),
+    )
+    finished = with_training_images(
+        trained, batches, n_images=settings.n_images, nearest_by=baseline.nearest_by, spec=spec, progress=False
+    )
     return Trained(finished, log, provenance)
 
 
@@ -220,46 +227,6 @@ def _fingerprint_checkpoint(path: Path) -> str:
     if len(sets) == 1:
         return fingerprint_tensors(next(iter(sets.values())))
     return fingerprint_json({key: fingerprint_tensors(tensors) for key, tensors in sets.items()})
-
-
-def _with_training_images(
-    baseline: Baseline,
-    model: PrototypeModel,
-    spec: Spec,
-    task: Task,
-    batches: Batches,
-    data: DataBundle,
-    provenance: Mapping[str, Any],
-    n_images: int,
-) -> PrototypeModel:
-    """Returns a trained model that can be saved, with the nearest training images of each prototype."""
-    encoder = Encoder(model.encoder, task.sample(), head="output", spec=spec)
-    store = embed(encoder, batches, progress=False)
-    trained = model.prototypes
-    detached = Prototypes(trained.vectors.detach().clone(), trained.labels, trained.class_names)
-    prototypes = survey(
-        detached,
-        model.similarity,
-        store.embeddings,
-        store.labels,
-        indices=store.indices,
-        nearest_by=baseline.nearest_by,
-    )
-    images, value_range = read_prototype_images(batches, prototypes, n_images, data.preprocessing)
-    return PrototypeModel(
-        encoder,
-        prototypes,
-        model.similarity,
-        model.classifier,
-        preprocessing=data.preprocessing,
-        origin=Origin(
-            images=images,
-            value_range=value_range,
-            provenance=provenance,
-            training_keys=record_of(batches)[1],
-            training_names=read_prototype_names(batches, prototypes),
-        ),
-    )
 
 
 def _task_of(data: DataBundle) -> Task:

@@ -221,7 +221,11 @@ class _Explained:
         model, indices = self._plain.model, self._store.indices[rows]
         inputs = place(self._data.fetch(indices), model.device, dtype_of(model.encoder))
         if not isinstance(inputs, Tensor) or model.to_pixels(inputs) is None:
-            raise LookalikeError("a report shows test images; these inputs are not images or have no known range")
+            raise LookalikeError(
+                "a report shows test images, and these inputs are no images, or the model does not know which values "
+                "are black and white: give a model of your own its training images (with_training_images), or their "
+                "range, origin=Origin(value_range=...)"
+            )
         names: list[str | None] = [self._data.describe(int(index)) for index in indices]
         return InputBatch(inputs, names, self._decisions.labels[rows].tolist())
 

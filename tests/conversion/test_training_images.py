@@ -1,0 +1,81 @@
+"""A prototype model of the user's own gets its training images."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import TensorDataset
+
+from lookalike import LookalikeError, convert, load
+from lookalike.conversion.training_images import with_training_images
+from lookalike.model import Origin, PrototypeModel, Prototypes
+from lookalike.model.classifier import LinearHead
+from lookalike.model.similarity import make_similarity
+from lookalike.report import write_report
+
+
+@pytest.fixture
+def encoder():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
+
+
+@pytest.fixture
+def own(encoder, blobs):
+    """A model as a ProtoPNet is one: numbers of prototypes that differ, in no order, and negative weights."""
+    labels = torch.tensor([2, 0, 0, 1])
+    with torch.no_grad():
+        vectors = encoder(blobs[0][[2, 0, 3, 1]]) + 0.01
+    weight = torch.where(labels == torch.arange(3)[:, None], 1.0, -0.5)
+    similarity = make_similarity("log", {"epsilon": 1e-4})
+    return PrototypeModel(encoder, Prototypes(vectors, labels, ["a", "b", "c"]), similarity, LinearHead(weight))
+
+
+def test_prototypes_are_shown_by_their_nearest_training_images(own, encoder, blobs, tmp_path, untouched):
+    x, y = blobs
+    with untouched(encoder):
+        model = with_training_images(own, blobs, n_nearest=4, n_images=2, progress=False)
+    assert torch.equal(model(x), own(x))
+    with torch.no_grad():
+        distances = torch.cdist(own.prototypes.vectors, encoder(x))
+    for j, label in enumerate(own.prototypes.labels):
+        of_class = distances[j].masked_fill(y != label, torch.inf)
+        assert model.prototypes.nearest[j].tolist() == of_class.argsort()[:4].tolist()
+    assert model.images.shape == (4, 2, 8, 8, 1)
+    shown = model.prototype_inputs()
+    torch.testing.assert_close(shown, x[model.prototypes.nearest[:, 0]], atol=0.02, rtol=0)
+    model.save(tmp_path / "model")
+    assert torch.equal(load(tmp_path / "model", encoder)(x), own(x))
+    write_report(model, blobs, tmp_path / "page.html", train=blobs, only=("transparency",), progress=False)
+    assert own.images is None
+
+
+def test_names_decide_which_class_is_which(own, blobs):
+    x, y = blobs
+    named = with_training_images(own, (x, np.array(["a", "b", "c"])[y.numpy()]), progress=False)
+    assert torch.equal(named.prototypes.nearest, with_training_images(own, blobs, progress=False).prototypes.nearest)
+    with pytest.raises(LookalikeError, match="'d'"):
+        with_training_images(own, (x, np.array(["a", "b", "d"])[y.numpy()]), progress=False)
+
+
+def test_what_the_model_knew_stays(own, blobs):
+    known = PrototypeModel(
+        own.encoder, own.prototypes, own.similarity, own.classifier,
+        origin=Origin(value_range=torch.tensor([[-9.0], [9.0]]), provenance={"method": "ProtoPNet"}),
+    )  # fmt: skip
+    model = with_training_images(known, blobs, n_images=0, progress=False)
+    assert model.images is None
+    assert model.value_range.tolist() == [[-9.0], [9.0]]
+    assert model.provenance["method"] == "ProtoPNet"
+    assert model.provenance["n_samples"] == 90
+
+
+def test_what_has_no_training_images_is_refused(own, encoder, blobs, tmp_path):
+    x, y = blobs
+    with pytest.raises(LookalikeError, match="there are no training images"):
+        with_training_images(own, TensorDataset(x[:0], y[:0]))
+    patches = convert(nn.Sequential(*encoder, nn.Linear(6, 3)), blobs, 2, level="patch", progress=False)
+    with pytest.raises(LookalikeError, match="level='patch'"):
+        with_training_images(patches, blobs)
+    with pytest.raises(LookalikeError, match="with_training_images"):
+        write_report(own, blobs, tmp_path / "page.html", progress=False)
