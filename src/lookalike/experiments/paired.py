@@ -49,11 +49,6 @@ class PairedDifference:
     n_below: int
     n_seeds: int
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether 0 is outside the interval."""
-        return self.low > 0 or self.high < 0
-
     def to_text(self, column: Column) -> str:
         """Returns the difference, its interval, and the number of seeds on its side, in the column's unit."""
         mean, low, high = (f"{value * column.scale:+z.{column.digits}f}" for value in (self.mean, self.low, self.high))

@@ -5,7 +5,7 @@ Co-12: correctness.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,8 +15,6 @@ from lookalike._core.draws import seeded, uniform
 from lookalike._core.errors import LookalikeError
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.metrics.robustness import ProbabilityCurves, Scorer
-
-Order = Literal["most relevant first", "random"]
 
 
 @dataclass(frozen=True)
