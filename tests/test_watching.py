@@ -184,6 +184,19 @@ def test_a_state_of_the_first_format_goes_on(calibrated, tmp_path):
     assert Watch(calibrated, state=state).add(x, names=list("abcde")).n_total == 10
 
 
+def test_a_state_of_many_images_is_read_again(calibrated, tmp_path):
+    """A million images, as many as a watch takes, make a file larger than others may be."""
+    state = tmp_path / "state.json"
+    Watch(calibrated, state=state).add(images(30, 20)[0])
+    with state.open("ab") as file:
+        file.write(b" " * 2**27)
+    assert Watch(calibrated, state=state).add(images(5, 21)[0]).n_total == 35
+
+
+def test_every_seed_is_taken(calibrated):
+    assert Watch(calibrated, seed=2**32 - 1).add(images(5, 20)[0]).n_total == 5
+
+
 @pytest.mark.parametrize("label", [1.7, float("nan"), [1], None, True, 3, -1])
 def test_a_label_that_is_no_class_is_refused(calibrated, label):
     watch = Watch(calibrated)

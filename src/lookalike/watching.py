@@ -33,6 +33,7 @@ _MOST_UNFAMILIAR = 500  # embeddings of unfamiliar images that are kept, the lat
 _MOST_PREDICTIONS = 100_000  # predictions that wait for their labels, the latest
 _LEAST_OF_MODE = 5  # images
 _SHOWN = 6  # images of a mode that are named
+_MOST_BYTES, _MOST_VALUES = 2**29, 20_000_000  # of a state: those of as many images as a watch takes are below
 
 
 class _Read(NamedTuple):
@@ -73,7 +74,7 @@ class Watch:
         self._sorted_novelty = self.doubt.sorted_novelty
         self._tests = {
             "novelty": ExchangeabilityTest(values["novelty"], checks.seed("seed", seed)),
-            "confidence": ExchangeabilityTest(-values["confidences"], seed + 1),
+            "confidence": ExchangeabilityTest(-values["confidences"], (seed + 1) % 2**32),
         }
         counts = np.bincount(values["nearest"], minlength=len(model.prototypes)).astype(float)
         self._expected = counts / counts.sum()
@@ -392,8 +393,9 @@ class Watch:
     def _restore(self, file: Path) -> None:
         """Reads the state of an earlier run."""
         try:
-            stored = _digest(read_bytes(file))  # before it is read: a later state is not taken for it
-            state: WatchState = from_json(WatchState, upgraded(read_json(file)), "state")
+            stored = _digest(read_bytes(file, _MOST_BYTES))  # before it is read: a later state is not taken for it
+            content = read_json(file, most_bytes=_MOST_BYTES, most_values=_MOST_VALUES)
+            state: WatchState = from_json(WatchState, upgraded(content), "state")
         except LookalikeError as error:
             raise LookalikeError(f"the state {str(file)!r} cannot be used: {error}; remove it to begin anew") from error
         if state.model != self._state.model:

@@ -142,6 +142,10 @@ def test_broken_images_stop_or_are_skipped_and_listed(network_file, image_folder
     result = run("predict", converted, image_folder / "test", "--network", network, "--on-error", "skip", "--json")
     found = json.loads(result.stdout)
     assert (len(found["predictions"]), len(found["skipped"])) == (8, 1)
+    broken = image_folder / "test" / "bee" / "01.png"
+    for form in ("--json", "--csv"):
+        error = mistake("predict", converted, broken, "--network", network, "--on-error", "skip", form)
+        assert "none of 1 image could be read" in error
 
 
 def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, converted):
@@ -157,6 +161,13 @@ def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, conver
     for numbers in ("ant=2", "ant=2,5", "5,ant=x"):
         error = mistake("convert", make, image_folder, "-o", out, "--n-prototypes", numbers)
         assert "for all classes" in error or "--n-prototypes 5,CLASS=NUMBER" in error
+    for early in (
+        ["--n-prototypes", "0"], ["--level", "patch", "--decision", "sum"], ["--cluster", "auto"],
+        ["--cluster", "auto", "--working-folder", tmp_path / "w", "--workers", "2"],
+    ):  # fmt: skip
+        error = mistake("convert", "nonetwork", image_folder, "-o", out, *early)
+        assert "nonetwork" not in error
+        assert early[0].removeprefix("--").partition("-")[0] in error or early[-2] in error
     assert "no similarity is called 'l9'" in mistake("convert", make, image_folder, "-o", out, "--similarity", "l9")
     assert "--mean takes" in mistake("convert", make, image_folder, "-o", out, "--mean", "a,b")
     assert "takes NAME=VALUE" in mistake("convert", make, image_folder, "-o", out, "--model-arg", "x")

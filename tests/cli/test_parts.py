@@ -61,6 +61,16 @@ def test_concepts_of_all_classes_together_are_an_option(network, image_folder, t
     assert model.provenance["shared"] is True
 
 
+def test_the_table_of_shared_concepts_has_a_row_for_classes_that_own_none(network, image_folder, tmp_path):
+    args = ["convert", network, str(image_folder), "-o", str(tmp_path / "m"), "--level", "patch", *SIZE, "--shared"]
+    done = run.invoke(app, [*args, "--decision", "linear", "--n-prototypes", "2"])
+    assert done.exit_code == 0, done.output
+    rows = [[cell.strip() for cell in line.split("│")] for line in done.output.splitlines() if "│" in line]
+    assert sorted(row[2] for row in rows) == ["0", "1", "1"], done.output
+    assert [row[4] for row in rows if row[2] == "0"] == ["–"]
+    assert "nan" not in done.output
+
+
 def test_options_of_another_level_are_refused_in_one_line(network, image_folder, tmp_path):
     for more, message in (
         (["--layers", "b4"], "layers is an option of patches"),

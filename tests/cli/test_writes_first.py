@@ -64,6 +64,15 @@ def test_a_file_of_another_kind_is_not_replaced(command, message, tmp_path):
     assert weights.read_bytes() == b"PK\x03\x04 weights"
 
 
+@pytest.mark.parametrize("suffix", [".csv", ".html"])
+def test_an_audit_replaces_only_an_audit_of_its_kind(suffix, tmp_path):
+    other = tmp_path / f"prices{suffix}"
+    other.write_text("price,weight\n1,2\n")
+    assert "is not overwritten" in mistake("audit", *ARGUMENTS["audit"], "-o", other, "--overwrite")
+    other.write_text("kind,rank\n" if suffix == ".csv" else "<!doctype html>")
+    assert "nomodel" in mistake("audit", *ARGUMENTS["audit"], "-o", other, "--overwrite")
+
+
 @pytest.mark.parametrize("option", ["--state", "--log"])
 def test_a_watch_writes_into_no_file_of_another_kind(option, tmp_path):
     weights = tmp_path / "weights.pt"

@@ -14,7 +14,9 @@ from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
 from lookalike import Encoder, LookalikeError, LookalikeWarning, convert, evaluate, explain, load
+from lookalike._core.wording import UNFAMILIAR_BY_PATCHES
 from lookalike.encoder.patches import PatchEncoder
+from lookalike.metrics.familiarity import familiarity_finding
 from lookalike.model.decision import PatchLinear, PatchMean, PatchVote, make_classifier
 from lookalike.parts import concepts
 from lookalike.testing import check_prototype_model
@@ -383,6 +385,21 @@ def test_a_concept_that_no_patch_is_most_similar_to_says_so(blobs):
     model = convert(make_net(), blobs, 3, level="patch", progress=False)
     first = replace(concepts(model)[0], count=7, purity=float("nan"))
     assert f"7 training patches of '{first.class_name}', each of them more similar to a concept of" in first.sentence()
+
+
+def test_weights_that_are_no_numbers_are_refused_in_one_line(blobs):
+    net = make_net()
+    net[0].weight.data.fill_(torch.nan)
+    with pytest.raises(LookalikeError, match=r"NaN|no feature map"):
+        convert(net, blobs, 2, level="patch", progress=False)
+
+
+def test_unfamiliar_is_said_of_patches_everywhere(model, blobs, tmp_path):
+    model.save(tmp_path / "model")
+    assert UNFAMILIAR_BY_PATCHES in " ".join((tmp_path / "model" / "README.md").read_text().split())
+    counts = evaluate(model, blobs, only=("faithfulness",), progress=False).details["faithfulness"][0]["unfamiliar"]
+    finding = familiarity_finding(counts | {"n": 90, "n_others": 0})
+    assert UNFAMILIAR_BY_PATCHES in finding.text
 
 
 def test_a_class_without_shared_prototypes_is_left_out_of_the_temperature(blobs):

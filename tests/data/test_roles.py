@@ -46,6 +46,17 @@ def test_the_folder_of_the_conversion_keeps_its_split(plain):
     assert "those that it was made from; split by seed 3" in again.notes[-1]
 
 
+def test_a_note_that_only_has_the_words_of_a_split_stays(plain, tmp_path):
+    folder = tmp_path / "split by seed"
+    shutil.copytree(plain, folder)
+    (folder / "notes.txt").write_text("no image")
+    bundle = load_data(folder, SMALL, seed=3)
+    others = [note for note in bundle.notes if "split by seed 3" not in note]
+    bundle = replace(bundle, notes=(*bundle.notes, "in 'split by seed' a file is no image"))
+    again = with_roles(bundle, record_of(bundle))
+    assert again.notes[:-1] == (*others, "in 'split by seed' a file is no image")
+
+
 def test_a_folder_that_came_in_parts_is_said_to_be_divided_so(image_folder):
     converted = load_data(image_folder, SMALL)
     again = with_roles(load_data(image_folder, SMALL), record_of(converted))

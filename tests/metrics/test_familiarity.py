@@ -54,7 +54,9 @@ def test_what_is_not_tested_is_not_counted(sem):
 @pytest.mark.parametrize(("n_unfamiliar", "is_told"), [(2, False), (3, True), (20, True)])
 def test_many_unfamiliar_images_are_a_finding(n_unfamiliar, is_told):
     rows = np.arange(20)
-    found = familiarity_finding(Familiarity.of(rows < n_unfamiliar, rows % 2 == 1, is_calibrated=False).to_dict())
+    found = familiarity_finding(
+        Familiarity.of(rows < n_unfamiliar, rows % 2 == 1, is_calibrated=False, of_patches=False).to_dict()
+    )
     assert (found is not None) == is_told
     if found is not None:
         said = {
@@ -102,6 +104,6 @@ def test_a_scorecard_counts_unfamiliar_images_and_the_wrong_answers_among_them(s
     wrong = (sem.predict(x) != y).numpy()
     assert 0 < (unfamiliar & wrong).sum() < wrong.sum() != unfamiliar.sum()
     card = evaluate(sem, (x, y), only=["faithfulness"], progress=False)
-    expected = Familiarity.of(unfamiliar, wrong, is_calibrated=False)
+    expected = Familiarity.of(unfamiliar, wrong, is_calibrated=False, of_patches=False)
     assert card.details["faithfulness"][0]["unfamiliar"] == expected.to_dict()
     assert (expected.n, expected.n_wrong) == (unfamiliar.sum(), (unfamiliar & wrong).sum())

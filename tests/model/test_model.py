@@ -17,6 +17,7 @@ from lookalike.data import load_data
 from lookalike.encoder import Encoder, load_classifier
 from lookalike.model import PrototypeModel, load
 from lookalike.model.classifier import LinearHead
+from lookalike.model.images import value_range_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import make_similarity
 from tests.architectures import make
@@ -337,3 +338,14 @@ def test_the_card_says_how_the_model_was_made(options, told, blobs, tmp_path):
     card = (tmp_path / "model" / "README.md").read_text()
     assert told in card
     assert "Trained with" not in card
+
+
+def test_the_range_of_values_has_one_type_whatever_torchs_default():
+    inputs = torch.tensor([[[[-1.0, 2.5]]]])
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = value_range_of(inputs, None)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype is torch.float32
+    assert found.tolist() == [[-1.0], [2.5]]

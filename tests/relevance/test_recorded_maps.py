@@ -1,5 +1,7 @@
 """Maps that are recorded on a GPU and replayed; here a stand-in records on the CPU, and on a GPU the real one."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -234,6 +236,19 @@ def test_recordings_go_with_their_network(recorder):
 
     gc.collect()
     assert len(recordings._entries) == 0 or not ON_GPU  # the stand-in holds the computation, and with it the network
+
+
+def test_a_call_beside_a_replay_records_nothing_again(network, recorder):
+    for _ in range(4):
+        lrp(network, images(), 1)
+    [entries] = propagation.RECORDINGS._entries.values()
+    [(key, entry)] = entries.items()
+    n_recorded = recorder.n_recorded
+    x = [images()]
+    propagation.RECORDINGS.ran(network, key, entry.state, lambda given: [given], x, x)  # as after a lock that was held
+    assert recorder.n_recorded == n_recorded
+    entry.replay, entry.lock = None, threading.Lock()
+    assert propagation.RECORDINGS.replay(network, key, entry.state, x) is None
 
 
 def test_a_network_keeps_two_recordings(network, recorder):

@@ -13,6 +13,8 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import has_surrogates
 from lookalike._core.replacing import replacing_file, try_writing
 
+PAGE_BEGINS = "<!doctype html"  # as every page begins that the package writes
+
 
 def write_whole(path: Path, text: str, *, replace: bool = True) -> None:
     """Writes a text file. At any time, also after an interruption, the file has the old text or the new one.

@@ -135,7 +135,8 @@ class Recordings:
             if entry.state != state:
                 self.forget(owner, key)
                 return None
-            return Replayed(entry.replay(inputs), entry.kept)
+            recorded = entry.replay  # another thread may have dropped it since
+            return None if recorded is None else Replayed(recorded(inputs), entry.kept)
         finally:
             entry.lock.release()
 
@@ -160,6 +161,8 @@ class Recordings:
         if entry.calls <= _PLAIN_CALLS or entry.is_refused or state is None or not entry.lock.acquire(blocking=False):
             return
         try:
+            if entry.replay is not None and entry.state == state:  # it ran plainly as another thread was replaying it
+                return
             entries.move_to_end(key)
             while sum(other.replay is not None for other in entries.values()) >= _MOST_PER_OWNER:
                 oldest = next(other for other in entries.values() if other.replay is not None)

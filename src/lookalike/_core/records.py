@@ -20,7 +20,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 from lookalike._core.errors import LookalikeError
 
 # Limits for files that anyone may have made, so that none fills the memory or the stack
-_MOST_BYTES = 64 * 2**20
+MOST_BYTES = 64 * 2**20
 _MOST_VALUES = 4_000_000
 _MOST_LEVELS = 100
 _MOST_DIGITS = 40
@@ -35,7 +35,7 @@ def one_line(error: BaseException | str, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[:longest]}…"
 
 
-def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """Reads a regular file of bounded size.
 
     Raises:
@@ -60,8 +60,16 @@ def kind_of(mode: int) -> str:
     return kinds.get(stat.S_IFMT(mode), "a device")
 
 
-def read_json(path: str | Path, *, finite: bool = True) -> Any:
+def read_json(
+    path: str | Path, *, finite: bool = True, most_bytes: int = MOST_BYTES, most_values: int = _MOST_VALUES
+) -> Any:
     """Reads a JSON file; see ``parse_json``.
+
+    Args:
+        path: The file.
+        finite: Refuse NaN and infinite numbers.
+        most_bytes: Size of the largest file that is read.
+        most_values: Largest number of values in it.
 
     Raises:
         LookalikeError: If it is missing, not a regular file, too large or not strict JSON; the text has only
@@ -69,7 +77,7 @@ def read_json(path: str | Path, *, finite: bool = True) -> Any:
     """
     try:
         path = Path(os.path.realpath(path))  # users may name a file by a link
-        return parse_json(read_bytes(path), finite=finite)
+        return parse_json(read_bytes(path, most_bytes), finite=finite, most_values=most_values)
     except FileNotFoundError:
         raise LookalikeError("it does not exist") from None
     except (OSError, ValueError) as error:
@@ -78,20 +86,21 @@ def read_json(path: str | Path, *, finite: bool = True) -> Any:
         raise LookalikeError(getattr(error, "strerror", None) or one_line(error)) from error
 
 
-def parse_json(content: bytes, *, finite: bool = True) -> Any:
+def parse_json(content: bytes, *, finite: bool = True, most_values: int = _MOST_VALUES) -> Any:
     """Parses JSON in UTF-8.
 
     Args:
         content: Content of a file.
         finite: Refuse NaN and infinite numbers.
+        most_values: Largest number of values.
 
     Raises:
         LookalikeError: If it is not JSON, repeats a key, is nested too deeply, has numbers that are too large or text
             that is not valid Unicode; the text is the reason alone.
     """
     # Counting brackets and commas bounds the number of values before any of them takes memory.
-    if sum(map(content.count, b"[{,")) > _MOST_VALUES:
-        raise LookalikeError(f"it has more than {_MOST_VALUES:,} values")
+    if sum(map(content.count, b"[{,")) > most_values:
+        raise LookalikeError(f"it has more than {most_values:,} values")
     try:
         value = json.loads(
             content.decode("utf-8"),

@@ -54,7 +54,7 @@ UNFAMILIAR_BY_PATCHES = (
 )
 
 
-def why_unfamiliar(*, is_calibrated: bool, of_patches: bool = False) -> str:
+def why_unfamiliar(*, is_calibrated: bool, of_patches: bool) -> str:
     """Returns why an input, "it", is called unfamiliar: the same words in every text of the program."""
     if of_patches:
         return UNFAMILIAR_BY_PATCHES

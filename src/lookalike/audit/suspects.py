@@ -13,7 +13,7 @@ import torch
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.files import write_whole
+from lookalike._core.files import PAGE_BEGINS, check_writable, write_whole
 from lookalike._core.names import spreadsheet_cell
 from lookalike._core.progress import progress_bar
 from lookalike._core.untouched import keeps_random_states
@@ -153,7 +153,7 @@ class Audit:
             LookalikeError: If its name ends in another way.
         """
         path = checks.path("path", path)
-        check_output(path)
+        _check_ending(path)
         if path.suffix.lower() in _PAGES:
             from lookalike.audit.page import audit_page
 
@@ -162,12 +162,21 @@ class Audit:
             write_whole(path, self.to_csv())
 
 
-def check_output(path: Path) -> None:
-    """Checks that a file is one that an audit is written to.
+def check_output(path: Path, overwrite: bool) -> None:
+    """Checks that a file is one that an audit is written to, and that it may be written.
+
+    Args:
+        path: The file.
+        overwrite: Whether it may replace an audit of the same kind.
 
     Raises:
-        LookalikeError: If its name ends in another way.
+        LookalikeError: If its name ends in another way, or it may not be written.
     """
+    _check_ending(path)
+    check_writable(path, overwrite, begins=PAGE_BEGINS if path.suffix.lower() in _PAGES else _COLUMNS[0])
+
+
+def _check_ending(path: Path) -> None:
     if path.suffix.lower() not in (".csv", *_PAGES):
         raise LookalikeError(f"an audit is written as a table (.csv) or a page (.html, .htm), not to {str(path)!r}")
 

@@ -62,15 +62,13 @@ def audit(
     json: Json = False,
 ) -> None:
     """Find probably wrong labels, duplicates, outliers and faulty prototypes, each with its reason."""
-    from lookalike._core.files import check_writable
     from lookalike.audit import audit as look
     from lookalike.audit.suspects import check_output
     from lookalike.cli.predict import report_skipped
     from lookalike.data import Batches
 
     if output is not None:
-        check_output(output)
-        check_writable(output, overwrite)
+        check_output(output, overwrite)
     source_reader = _source_reader(sources)
     converted, preprocessing = open_model(model, network, device)
     bundle = load_corrected(data, preprocessing, corrections, seed=split_seed_of(converted, None), labels=labels)

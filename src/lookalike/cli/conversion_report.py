@@ -82,10 +82,11 @@ def show_conversion(
     for k, name in enumerate(prototypes.class_names[:_LISTED_CLASSES]):
         of_class = (prototypes.labels == k).cpu()
         purity = prototypes.purity.cpu()[of_class]
+        known = purity[~purity.isnan()].tolist()  # none of a class that owns no prototype, or only unused ones
         cells = [
             str(int(of_class.sum())),
             f"{int(prototypes.counts.cpu()[of_class].sum()):,}",
-            percent(float(purity.min())),
+            percent(min(known, default=None)),
         ]
         rows.append([name, *cells])
     samples = "training patches" if model.has_patches else "training images"

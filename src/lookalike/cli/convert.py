@@ -19,7 +19,7 @@ from lookalike.cli.console import (
     show_next,
 )
 from lookalike.cli.conversion_report import report_of, show_conversion
-from lookalike.cli.on_cluster import cluster_options, refuse_with_cluster
+from lookalike.cli.on_cluster import check_with_cluster, cluster_options
 from lookalike.cli.options import (
     AsStored,
     BatchSize,
@@ -262,11 +262,13 @@ def convert(
     check_replaceable(output, overwrite=overwrite)
     check_no_edits(output, discard=discard_edits)
     numbers = _read_n_prototypes(n_prototypes)
-    _check_early(level, similarity, memory_limit, clusterer)
+    _check_early(level, similarity, memory_limit, clusterer, numbers, decision)
     parsed_temperature = _read_temperature(temperature)
     reading = _reading(value_range, as_stored, scaled_decoding, transparency)
     arguments = read_pairs("--model-arg", model_arg)
     devices = device.split(",")
+    if cluster is not None:
+        check_with_cluster(working_folder, precision, memory_limit, workers, profile, devices)
     checkpoint = (weights, weights_key, weights_by_order)
     is_dataset(data)  # refuses a missing folder before any weights are downloaded
     source, preprocessing = _load_source(model, checkpoint, arguments, head, network, pick_device(devices[0]))
@@ -288,8 +290,8 @@ def convert(
         options["advice"] = not no_advice
         options |= {"devices": devices} if len(devices) > 1 else {}
     else:
+        assert working_folder is not None  # checked above
         options |= cluster_options(cluster, working_folder, batch_size, on_error, bundle.class_names)
-        refuse_with_cluster(precision, memory_limit, workers, profile, devices)
     of_patches: dict[str, Any] = {"layers": layers, "decision": decision, "shared": shared or None}
     options = _options_of_level(level, of_patches, options)
     with profiled(profile, say):
@@ -312,7 +314,9 @@ def convert(
         _show_next_step(converted, output, data if len(bundle.test) else None, needed)
 
 
-def _check_early(level: str, similarity: str, memory_limit: str | None, clusterer: str) -> None:
+def _check_early(
+    level: str, similarity: str, memory_limit: str | None, clusterer: str, n_prototypes: Any, decision: str | None
+) -> None:
     """Refuses mistakes in options before the network is loaded.
 
     Raises:
@@ -322,9 +326,14 @@ def _check_early(level: str, similarity: str, memory_limit: str | None, clustere
     from lookalike.conversion.clustering import CLUSTERERS
     from lookalike.conversion.convert import AUTO
     from lookalike.conversion.out_of_core import bytes_of
+    from lookalike.conversion.per_class import check_number_of_prototypes
+    from lookalike.model.decision import DECISIONS
     from lookalike.model.similarity import make_similarity
 
-    checks.one_of("--level", level, ("image", "patch", "head"))
+    checks.one_of("--level", level, LEVELS)
+    check_number_of_prototypes(n_prototypes)
+    if decision is not None:
+        checks.one_of("--decision", decision, DECISIONS)
     if similarity != AUTO:
         make_similarity(similarity)
     bytes_of(memory_limit)

@@ -253,10 +253,10 @@ def report(
     json: Json = False,
 ) -> None:
     """Write one HTML file about a saved model: verdict, prototypes, test images, figures. It works offline."""
-    from lookalike._core.files import check_writable
+    from lookalike._core.files import PAGE_BEGINS, check_writable
 
     started, seconds = time.monotonic(), _seconds(budget)
-    check_writable(output, overwrite, begins="<!doctype html")
+    check_writable(output, overwrite, begins=PAGE_BEGINS)
     if scorecard is not None:
         _refuse_to_measure(
             {"--only": only, "--resume": resume, "--measures": measures, "--sanity": sanity}

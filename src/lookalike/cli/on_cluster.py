@@ -5,14 +5,11 @@ from typing import Any
 
 
 def cluster_options(
-    address: str, folder: Path | None, batch_size: int, on_error: str, class_names: list[str]
+    address: str, folder: Path, batch_size: int, on_error: str, class_names: list[str]
 ) -> dict[str, Any]:
     """Returns the options of a conversion on a Ray cluster."""
-    from lookalike._core.errors import LookalikeError
     from lookalike.conversion.on_ray import Ray
 
-    if folder is None:
-        raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach")
     return {
         "backend": Ray(address),
         "working_folder": folder,
@@ -22,16 +19,23 @@ def cluster_options(
     }
 
 
-def refuse_with_cluster(
-    precision: str, memory_limit: str | None, workers: int | None, profile: Path | None, devices: list[str]
+def check_with_cluster(
+    folder: Path | None,
+    precision: str,
+    memory_limit: str | None,
+    workers: int | None,
+    profile: Path | None,
+    devices: list[str],
 ) -> None:
-    """Refuses options that apply to one machine only.
+    """Checks that a conversion on a cluster has its folder, and no option that applies to one machine only.
 
     Raises:
-        LookalikeError: If one was given.
+        LookalikeError: If not.
     """
     from lookalike._core.errors import LookalikeError
 
+    if folder is None:
+        raise LookalikeError("--cluster needs --working-folder: a folder that all nodes reach")
     for name, is_given in (
         ("--precision", precision not in ("auto", "float32")),
         ("--memory-limit", memory_limit is not None),

@@ -63,11 +63,11 @@ def predict(
             explanations = explainer.explain(InputBatch(inputs, [*names]), len(rows))
             rows += [_row(explanation, converted) for explanation in explanations]
             advance(len(names))
+    if not rows:
+        raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
     if json:
         print_json({"predictions": rows, "skipped": skipped, "remarks": remarks, "passed_over": passed_over.to_dict()})
         return
-    if not rows:
-        raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
     if csv:
         print_csv(*_as_csv(rows))
         print_notes(passed_over.sentences(), as_error=True)

@@ -23,7 +23,7 @@ from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_re
 from lookalike.conversion.cluster_folder import ClusterFolder, cluster_key
 from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.of_head import convert_head
-from lookalike.conversion.options import PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
+from lookalike.conversion.options import LEVELS, PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.patches import convert_patches
 from lookalike.conversion.per_class import NPrototypes, check_classes, learn_prototypes
 from lookalike.conversion.steps import (
@@ -122,7 +122,7 @@ def convert(
         >>> sem(x).shape, len(sem.prototypes)
         (torch.Size([40, 2]), 6)
     """
-    checks.one_of("level", level, ("image", "patch", "head"))
+    checks.one_of("level", level, LEVELS)
     settings = settings_of("convert", n_prototypes, seed, options)
     if isinstance(train, EmbeddingStore) and settings.embeddings is not None:
         raise LookalikeError("train is an EmbeddingStore already; give embeddings=... beside the data that they are of")

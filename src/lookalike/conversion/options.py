@@ -20,6 +20,8 @@ from lookalike.encoder.patches import Layers
 from lookalike.model.classifier import NearestPrototype
 from lookalike.model.decision import DECISIONS
 
+LEVELS = ("image", "patch", "head")
+
 
 class ConversionOptions(TypedDict, total=False):
     """The keyword options of ``convert``; the groups below say what each means and its default."""

@@ -5,6 +5,7 @@ images, or on a mixture. The model remembers its training images (``TrainingReco
 from that record; a second random split might put training images into the test part.
 """
 
+import re
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +16,8 @@ from lookalike._core.names import visible
 from lookalike.data.batches import Batches
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.folders import ImageFiles
+
+_OF_SPLIT = re.compile(r"\d+ / \d+ split by seed \d+$")  # a note of the loader, which the roles replace
 
 
 @dataclass(frozen=True)
@@ -228,7 +231,7 @@ def _with_note(bundle: DataBundle, split_description: str) -> DataBundle:
     n_train = len(bundle.train)
     training = f"{n_train:,} as the model's training images" if n_train else "none as training images"
     role_note = f"{_quoted_name(bundle)}: {len(bundle.test):,} images to test on, {training} ({split_description})"
-    notes = tuple(note for note in bundle.notes if "split by seed" not in note)
+    notes = tuple(note for note in bundle.notes if not _OF_SPLIT.search(note))
     return replace(bundle, notes=(*notes, role_note))
 
 

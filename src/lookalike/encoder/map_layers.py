@@ -1,5 +1,6 @@
 """Finds the layers of a classifier that return feature maps, by running it: no names are assumed."""
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -120,6 +121,8 @@ def is_average(maps: Tensor, embeddings: Tensor) -> bool:
     if maps.shape[:2] != embeddings.shape:
         return False
     largest = float(embeddings.abs().max())
+    if not math.isfinite(largest):
+        return False
     return torch.allclose(maps.mean((2, 3)), embeddings, rtol=1e-3, atol=1e-5 * largest)
 
 

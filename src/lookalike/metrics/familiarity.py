@@ -22,6 +22,7 @@ class Familiarity:
         n_others: Number of other images.
         n_others_wrong: Number of wrong answers on the others.
         is_calibrated: Whether the novelty score of a calibration decided it, and not the distance.
+        of_patches: Whether the distances are those of patches.
     """
 
     n: int
@@ -29,9 +30,10 @@ class Familiarity:
     n_others: int
     n_others_wrong: int
     is_calibrated: bool
+    of_patches: bool = False  # in scorecards of earlier versions, which do not say it
 
     @classmethod
-    def of(cls, unfamiliar: np.ndarray, wrong: np.ndarray, *, is_calibrated: bool) -> "Familiarity":
+    def of(cls, unfamiliar: np.ndarray, wrong: np.ndarray, *, is_calibrated: bool, of_patches: bool) -> "Familiarity":
         """Counts images by whether they are unfamiliar [N] and wrong [N]."""
         return cls(
             int(unfamiliar.sum()),
@@ -39,6 +41,7 @@ class Familiarity:
             int((~unfamiliar).sum()),
             int((~unfamiliar & wrong).sum()),
             is_calibrated,
+            of_patches,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -59,6 +62,7 @@ def familiarity_finding(counts: Mapping[str, Any] | None) -> Finding | None:
     if counted.n <= _MANY * total:
         return None
     share = f"{counted.n_wrong / counted.n:.1%}"
+    why = why_unfamiliar(is_calibrated=counted.is_calibrated, of_patches=counted.of_patches)
     others = ""
     if counted.n_others:
         of_others = f"{counted.n_others_wrong:,} of the other {counted.n_others:,}"
@@ -68,5 +72,5 @@ def familiarity_finding(counts: Mapping[str, Any] | None) -> Finding | None:
         "caution",
         f"{counted.n:,} of the {total:,} test images are unfamiliar. Of these {counted.n:,} answers, "
         f"{counted.n_wrong:,} {'is' if counted.n_wrong == 1 else 'are'} wrong ({share}){others}. "
-        f"Unfamiliar means of an image: {why_unfamiliar(is_calibrated=counted.is_calibrated)}.",
+        f"Unfamiliar means of an image: {why}.",
     )

@@ -98,8 +98,10 @@ def _faithfulness(context: Context, _run: int) -> SectionResult:
         figures["accuracy_difference"] = result.difference.value
         figures["agreement"] = result.agreement.value
     known = [are for are in unfamiliar if are is not None]
-    wrong, is_calibrated = (predicted != context.labels).numpy(), model.doubt is not None
-    counts = Familiarity.of(np.concatenate(known), wrong, is_calibrated=is_calibrated).to_dict() if known else None
+    counts = None
+    if known:
+        wrong, how = (predicted != context.labels).numpy(), {"is_calibrated": model.doubt is not None}
+        counts = Familiarity.of(np.concatenate(known), wrong, **how, of_patches=model.has_patches).to_dict()
     black_box = {"black_box": None if standing is None else standing.to_dict()}
     return figures, result.to_dict() | black_box | {"unfamiliar": counts}
 

@@ -74,7 +74,9 @@ def _values(record: SavedModel, prototypes: Prototypes) -> dict[str, Any]:
         ],
         "is_named": record.annotations is not None and not record.annotations.is_empty,
         "n_left_out": max(0, len(table) - _MOST_ROWS),
-        "why_unfamiliar": why_unfamiliar(is_calibrated=record.doubt is not None),
+        "why_unfamiliar": why_unfamiliar(
+            is_calibrated=record.doubt is not None, of_patches=encoder.patches is not None
+        ),
         "is_rebuilt_by_name": _is_rebuilt_by_name(encoder.spec),
     }
 

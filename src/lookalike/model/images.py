@@ -181,4 +181,5 @@ def value_range_of(inputs: Tensor, preprocessing: Preprocessing | None) -> Tenso
     low, high = float(inputs.min()), float(inputs.max())
     if low >= 0 and high <= 1:
         low, high = 0.0, 1.0
-    return torch.tensor([[low], [high if high > low else low + 1.0]]).expand(2, channels).clone()
+    ends = [[low], [high if high > low else low + 1.0]]
+    return torch.tensor(ends, dtype=torch.float32).expand(2, channels).clone()

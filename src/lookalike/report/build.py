@@ -7,7 +7,7 @@ from typing import Any, Unpack, get_type_hints
 from torch import nn
 
 from lookalike._core import checks
-from lookalike._core.files import check_writable, write_whole
+from lookalike._core.files import PAGE_BEGINS, check_writable, write_whole
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_random_states
 from lookalike._core.wording import counted
@@ -78,7 +78,7 @@ def write_report(
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     path = checks.path("path", path)
-    check_writable(path, checks.flag("overwrite", overwrite), begins="<!doctype html")
+    check_writable(path, checks.flag("overwrite", overwrite), begins=PAGE_BEGINS)
     checks.optional(checks.instance, "card", card, Scorecard, "a Scorecard")
     checks.option_names("write_report", options, get_type_hints(ReportOptions))
     material = Gathering(model, test, train, black_box, card, options).material()
