@@ -20,7 +20,7 @@ from lookalike._core.folder_lock import alone, lock_beside
 from lookalike._core.intervals import share
 from lookalike._core.names import json_text, visible
 from lookalike._core.records import from_json, read_bytes, read_json
-from lookalike.doubt import Doubt, ExchangeabilityTest, conformal_p_values
+from lookalike.doubt import Doubt, ExchangeabilityTest
 from lookalike.doubt.watched import Mode, WatchedImage, WatchReport, WatchState, image_id, upgraded
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.encoder.finite import check_finite_rows
@@ -71,7 +71,6 @@ class Watch:
         self.bound = checks.number("bound", bound, above=0, below=1)
         self.file = None if state is None else checks.path("state", state)
         values = self.doubt.arrays()
-        self._sorted_novelty = self.doubt.sorted_novelty
         self._tests = {
             "novelty": ExchangeabilityTest(values["novelty"], checks.seed("seed", seed)),
             "confidence": ExchangeabilityTest(-values["confidences"], (seed + 1) % 2**32),
@@ -248,7 +247,8 @@ class Watch:
         state.n_images += n_new
         in_batch = np.bincount(nearest, minlength=n_prototypes)
         state.occupancy = (np.array(state.occupancy) + in_batch).tolist()
-        unfamiliar = conformal_p_values(novelty, self._sorted_novelty) <= self.doubt.facts.false_alarm
+        unfamiliar = self.doubt.are_unfamiliar(self.doubt.p_values(novelty))
+        unfamiliar = np.zeros(n_new, dtype=bool) if unfamiliar is None else unfamiliar
         watched = [
             WatchedImage(read.names[row], read.ids[row], model.class_names[k])
             for row, k in zip(read.new_rows, predictions.tolist(), strict=True)

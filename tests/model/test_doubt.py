@@ -106,7 +106,7 @@ def test_a_set_names_the_prototypes_of_its_classes(calibrated):
 def test_an_image_like_nothing_known_has_an_empty_set_and_a_small_p_value(calibrated):
     strange = torch.full((1, 1, 8, 8), 20.0)
     assert calibrated.predict_set(strange)[0] == []
-    assert float(calibrated.novelty(strange)) <= 0.01
+    assert float(calibrated.novelty_p_values(strange)) <= 0.01
     (explanation,) = explain(calibrated, strange)
     assert explanation.unfamiliar
     assert "Nothing I know" in explanation.sentence()
@@ -115,7 +115,9 @@ def test_an_image_like_nothing_known_has_an_empty_set_and_a_small_p_value(calibr
 
 def test_familiar_images_are_called_unfamiliar_as_rarely_as_promised(model):
     rates = [
-        (model.calibrate(images(450, seed), false_alarm=0.05, seed=seed).novelty(TEST[0]) <= 0.05).double().mean()
+        (model.calibrate(images(450, seed), false_alarm=0.05, seed=seed).novelty_p_values(TEST[0]) <= 0.05)
+        .double()
+        .mean()
         for seed in range(10)
     ]
     assert 0.02 < float(np.mean(rates)) <= 0.06
@@ -133,7 +135,7 @@ def test_a_saved_calibration_gives_the_same_answers(calibrated, tmp_path):
     again = load(tmp_path / "model", model=calibrated.encoder.model)
     assert again.doubt.facts == calibrated.doubt.facts
     assert np.array_equal(again.predict_set(TEST[0]).members, calibrated.predict_set(TEST[0]).members)
-    assert torch.equal(again.novelty(TEST[0][:50]), calibrated.novelty(TEST[0][:50]))
+    assert torch.equal(again.novelty_p_values(TEST[0][:50]), calibrated.novelty_p_values(TEST[0][:50]))
     assert again.abstention(0.1) == calibrated.abstention(0.1)
     card = (tmp_path / "model" / "README.md").read_text()
     assert "fitted to 300 validation images" in card
@@ -148,7 +150,7 @@ def test_a_model_in_another_precision_says_nearly_the_same(calibrated, dtype):
     moved, x = copy.deepcopy(calibrated).to(dtype), TEST[0][:300]
     assert moved.doubt.scores.dtype == torch.float64
     assert moved.doubt.score.units.dtype == torch.promote_types(dtype, torch.float32)
-    assert float((moved.novelty(x.to(dtype)) - calibrated.novelty(x)).abs().max()) < 0.03
+    assert float((moved.novelty_p_values(x.to(dtype)) - calibrated.novelty_p_values(x)).abs().max()) < 0.03
     assert (moved.predict_set(x.to(dtype)).members == calibrated.predict_set(x).members).mean() > 0.98
     assert moved.calibrate(images(200, 3)).is_calibrated
 
@@ -158,7 +160,7 @@ def test_every_novelty_score_can_be_saved(model, novelty, tmp_path):
     chosen = model.calibrate(images(300, 3), novelty=novelty)
     chosen.save(tmp_path / "model")
     again = load(tmp_path / "model", model=chosen.encoder.model)
-    assert torch.equal(again.novelty(TEST[0][:20]), chosen.novelty(TEST[0][:20]))
+    assert torch.equal(again.novelty_p_values(TEST[0][:20]), chosen.novelty_p_values(TEST[0][:20]))
 
 
 def test_a_linear_classifier_is_calibrated_too(model):
@@ -170,7 +172,7 @@ def test_a_linear_classifier_is_calibrated_too(model):
 
 
 def test_what_needs_a_calibration_says_so(model):
-    for ask in (lambda: model.predict_set(TEST[0]), model.abstention, lambda: model.novelty(TEST[0])):
+    for ask in (lambda: model.predict_set(TEST[0]), model.abstention, lambda: model.novelty_p_values(TEST[0])):
         with pytest.raises(LookalikeError, match=r"not calibrated: call sem.calibrate"):
             ask()
 

@@ -16,7 +16,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.records import from_json, plain_json, shown
 from lookalike._core.wording import counted
 from lookalike.doubt.calibration import CalibrationFigures
-from lookalike.doubt.novelty import NOVELTIES, Novelty, novelty_threshold
+from lookalike.doubt.novelty import NOVELTIES, Novelty, conformal_p_values, novelty_threshold
 
 FORMAT = 2  # 1 had no draw: its sets are the conservative ones
 
@@ -214,6 +214,14 @@ class Doubt(nn.Module):
         """Novelty of the validation images that the guarantees rest on, ascending [n]."""
         ordered: np.ndarray = np.sort(self.novelty.cpu().numpy())
         return ordered
+
+    def p_values(self, novelty: np.ndarray) -> np.ndarray:
+        """Returns the p-values of novelty scores [N]: small where an input is unlike the validation images."""
+        return conformal_p_values(novelty, self.sorted_novelty)
+
+    def are_unfamiliar(self, p_values: np.ndarray) -> np.ndarray | None:
+        """Says which inputs are unfamiliar, from their p-values [N]; None if there are too few validation images."""
+        return None if self.facts.not_tested is not None else np.asarray(p_values) <= self.facts.false_alarm
 
     @property
     def unfamiliar_above(self) -> float:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.doubt import Abstention, Doubt, PredictionSets, choose_abstention, conformal_p_values
+from lookalike.doubt import Abstention, Doubt, PredictionSets, choose_abstention
 from lookalike.doubt.novelty import DEFAULT_NOVELTY, usable_spreads
 from lookalike.doubt.sets import set_scores, set_sentence, set_thresholds
 
@@ -141,8 +141,8 @@ class Doubting:
             predictions, confidences = confidences_of(_model(self), embeddings)
         return torch.where(confidences >= threshold, predictions, -1)
 
-    def novelty(self, inputs: Any, batch_size: int = 256) -> Tensor:
-        """Returns the p-value [N] of each input being as familiar as the validation images.
+    def novelty_p_values(self, inputs: Any, batch_size: int = 256) -> Tensor:
+        """Returns the p-value of each input being as familiar as the validation images [N]: small for unfamiliar ones.
 
         If inputs with p ≤ α are called unfamiliar, that is wrong for at most a share α of familiar ones.
 
@@ -150,8 +150,7 @@ class Doubting:
             LookalikeError: If the model is not calibrated.
         """
         doubt = doubt_of(_model(self))
-        scores = novelty_of(_model(self), doubt, _model(self).embed(inputs, batch_size))
-        return torch.from_numpy(conformal_p_values(scores, doubt.sorted_novelty))
+        return torch.from_numpy(doubt.p_values(novelty_of(_model(self), doubt, _model(self).embed(inputs, batch_size))))
 
 
 def _model(mixed_in: Doubting) -> "PrototypeModel":
@@ -322,12 +321,13 @@ def input_doubts(model: "PrototypeModel", embeddings: Tensor) -> list[InputDoubt
     if doubt is None:
         return None
     sets, rule = sets_of(model, embeddings), usual_abstention(doubt)
-    p_values = conformal_p_values(novelty_of(model, doubt, embeddings), doubt.sorted_novelty)
+    p_values = doubt.p_values(novelty_of(model, doubt, embeddings))
+    unfamiliar = doubt.are_unfamiliar(p_values)
     confidences = confidences_of(model, embeddings)[1].tolist()
     return [
         InputDoubt(
             float(p),
-            bool(p <= doubt.facts.false_alarm) if doubt.facts.not_tested is None else None,
+            None if unfamiliar is None else bool(unfamiliar[row]),
             sets.of(row),
             sets.coverage,
             None if rule is None else confidences[row] >= rule.threshold,

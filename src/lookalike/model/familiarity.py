@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lookalike.doubt import conformal_p_values
 from lookalike.model.doubting import novelty_of
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING
 
@@ -26,10 +25,7 @@ def are_unfamiliar(model: "PrototypeModel", embeddings: Tensor) -> np.ndarray | 
         None if a calibrated model had too few validation images to test this.
     """
     if model.doubt is not None:
-        if model.doubt.facts.not_tested is not None:
-            return None
-        p_values = conformal_p_values(novelty_of(model, model.doubt, embeddings), model.doubt.sorted_novelty)
-        return np.asarray(p_values) <= model.doubt.facts.false_alarm
+        return model.doubt.are_unfamiliar(model.doubt.p_values(novelty_of(model, model.doubt, embeddings)))
     familiar = model.prototypes.familiar_range()
     nearest = model.similarities_of(embeddings).argsort(dim=1, descending=True, stable=True)[:, :1]
     distances = model.distances_of(embeddings).gather(1, nearest)[:, 0].cpu()
