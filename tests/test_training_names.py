@@ -69,7 +69,6 @@ def test_a_folder_with_invalid_numbers_is_refused(sem, tmp_path):
 def test_data_without_names_give_none(net, blobs):
     sem = convert(net, blobs, n_prototypes=2, progress=False)
     assert sem.training_names == {}
-    assert sem.name_training_sample(7) == "image 7"
     assert explain(sem, blobs[0][:1])[0].likenesses[0].nearest_names[0] is None
 
 

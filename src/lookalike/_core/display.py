@@ -1,6 +1,7 @@
 """What notebooks show of an object: small pieces of HTML, with every name escaped."""
 
 import base64
+import hashlib
 import io
 import sys
 from collections.abc import Mapping, Sequence
@@ -69,3 +70,8 @@ def in_notebook() -> bool:
 
 def _text(value: Any) -> str:
     return escape(visible(str(value)))
+
+
+def policy_hash(text: str) -> str:
+    """Returns a script's or style's hash, as a content security policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

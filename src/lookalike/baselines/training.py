@@ -158,14 +158,7 @@ def train(
     model.eval().requires_grad_()
     if not isinstance(model, PrototypeModel):
         return Trained(LoadedClassifier(model, spec, data.preprocessing, task.class_names), log, provenance)
-    trained = PrototypeModel(
-        model.encoder,
-        model.prototypes,
-        model.similarity,
-        model.classifier,
-        preprocessing=data.preprocessing,
-        origin=Origin(provenance=provenance),
-    )
+    trained = model.with_parts(preprocessing=data.preprocessing, origin=Origin(provenance=provenance))
     finished = with_training_images(
         trained, batches, n_images=settings.n_images, nearest_by=baseline.nearest_by, spec=spec, progress=False
     )

@@ -72,11 +72,9 @@ def with_training_images(
     preprocessing = model.preprocessing or preprocessing_of(batches)
     images, value_range = read_prototype_images(batches, prototypes, n_images, preprocessing)
     split, keys = record_of(batches)
-    return PrototypeModel(
-        encoder,
-        prototypes,
-        model.similarity,
-        model.classifier,
+    return model.with_parts(
+        encoder=encoder,
+        prototypes=prototypes,
         preprocessing=preprocessing,
         origin=Origin(
             images=images,
@@ -85,8 +83,6 @@ def with_training_images(
             training_keys=keys,
             training_names=read_prototype_names(batches, prototypes),
         ),
-        doubt=model.doubt,
-        annotations=model.annotations,
     )
 
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.data import DataLoader, Dataset, IterableDataset, default_collate
 
 from lookalike._core import checks
-from lookalike._core.errors import BrokenImageError, LookalikeError
+from lookalike._core.errors import BrokenImageError, LookalikeError, warn_of
 from lookalike._core.identity import current_scheme, identify_array, identify_json, identify_tensors
 from lookalike.data.bundle import DataBundle, Split
 from lookalike.data.class_names import class_names_of
@@ -279,6 +279,14 @@ class Batches:
         if self.may_be_read_in_threads or not self.can_fetch or not len(self):
             return False
         return self.first_fingerprints is None
+
+    def warn_if_random(self) -> None:
+        """Warns that embeddings of the data would be as random as their augmentation."""
+        if self.is_random():
+            warn_of(
+                "reading the same sample twice gives different inputs: the data are augmented at random, and the "
+                "embeddings with them; use the transform without augmentation"
+            )
 
     @property
     def first_fingerprints(self) -> list[str] | None:

@@ -61,8 +61,6 @@ class Novelty(nn.Module, ABC):
 class Distance(Novelty):
     """The distance to the nearest prototype."""
 
-    name = "distance"
-
     @override
     def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
         return _distances(points, centres).amin(1)
@@ -74,8 +72,6 @@ class Percentile(Novelty):
 
     It orders inputs as their percentiles do, and continues beyond the farthest training sample, where percentiles end.
     """
-
-    name = "percentile"
 
     @override
     def forward(self, points: Tensor, centres: Tensor, spreads: Tensor) -> Tensor:
@@ -89,7 +85,6 @@ class Mahalanobis(Novelty):
     The covariance is that around the nearest prototype, shrunk by the estimate of Ledoit and Wolf (2004).
     """
 
-    name = "mahalanobis"
     transform: Tensor
 
     def __init__(self) -> None:
@@ -117,8 +112,6 @@ class Direction(Mahalanobis):
     such as an overexposed one, passes.
     """
 
-    name = "direction"
-
     @override
     def fit(self, points: Tensor, centres: Tensor) -> Self:
         return super().fit(_directions(points), _directions(centres))
@@ -136,7 +129,6 @@ class Joint(Novelty):
     covariance, since the distances of inputs that it was fitted to are far too short.
     """
 
-    name = "joint"
     # a weight of 1 tells photographs apart less well; with 0.1 or less, images of unusual contrast count as familiar
     share_of_points: ClassVar[float] = 0.25
     of_directions: Tensor
@@ -182,7 +174,6 @@ class LikelihoodRatio(Mahalanobis):
     cancels.
     """
 
-    name = "likelihood-ratio"
     background: Tensor
     mean: Tensor
 
@@ -211,7 +202,6 @@ class Neighbours(Novelty):
     Embeddings are not normalised [ours]. Those of at most 2,000 validation images are kept with the model.
     """
 
-    name = "neighbours"
     k: ClassVar[int] = 5
     points: Tensor
 

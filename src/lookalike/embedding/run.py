@@ -74,11 +74,7 @@ def embed(
     reading = (settings.batch_size, settings.num_workers, settings.on_error)
     batches = data if isinstance(data, Batches) else Batches(data, *reading)
     encoder = as_encoder(model, batches, settings.head)
-    if batches.is_random():
-        warn_of(
-            "reading the same sample twice gives different inputs: the data are augmented at random, and the "
-            "embeddings with them; use the transform without augmentation"
-        )
+    batches.warn_if_random()
     devices = None if settings.devices is None else check_devices(encoder, settings.devices)
 
     def key() -> dict[str, Any]:

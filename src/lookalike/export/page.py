@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-import hashlib
 import json
 import re
 from dataclasses import dataclass, fields
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike._core import checks
+from lookalike._core.display import policy_hash
 from lookalike._core.errors import LookalikeError
 from lookalike._core.files import write_whole
 from lookalike._core.names import visible
@@ -184,8 +184,8 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
         title=title,
         script=script,
         style=style,
-        script_hash=_hash(script),
-        style_hash=_hash(style),
+        script_hash=policy_hash(script),
+        style_hash=policy_hash(style),
         data=json.dumps(data).replace("<", "\\u003c"),
         # weights are noise to a compressor, so that more effort gains nothing
         model=_packed(model.read_bytes(), 1),
@@ -201,7 +201,3 @@ def _rendered(title: str, data: dict[str, Any], runtime: str, model: Path, wasm:
         ),
         familiar_share=None if calibration is None else f"{100 * calibration['false_alarm']:g}%",
     )
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

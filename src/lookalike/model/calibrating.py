@@ -1,7 +1,6 @@
 """``calibrate``: fits a model's temperature and novelty score on one part of held-out images, and keeps the other."""
 
 import copy
-from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -101,7 +100,9 @@ def calibrated(model: "PrototypeModel", read: Validation, promises: Promises, *,
     log_probabilities = rescaled_log_probabilities(model, similarities[fitted])
     factor = fit_factor(log_probabilities, read.labels[fitted])
     unit = _unit(log_probabilities(1.0)) * model.classifier.temperature
-    result = _copied(model, model.classifier.rescaled(factor))
+    # what moves with one model must not move the other
+    copies = {name: copy.deepcopy(getattr(model, name)) for name in ("prototypes", "similarity")}
+    result = model.with_parts(**copies, classifier=model.classifier.rescaled(factor), doubt=None)
     familiar = ScoredSpace.of(model, read.embeddings[fitted])
     score = fit_novelty(promises.novelty, familiar.points, familiar.centres)
     labels = read.labels[held_out]
@@ -163,16 +164,6 @@ def _held_out_novelty(name: str, points: Tensor, centres: Tensor, spreads: Tenso
         score = fit_novelty(name, points[folds != fold], centres)
         novelties[(folds == fold).cpu()] = score(points[folds == fold], centres, spreads).double().cpu()
     return novelties.numpy()
-
-
-def _copied(model: "PrototypeModel", classifier: Any) -> "PrototypeModel":
-    """Returns a model of the same parts with another classifier."""
-    from lookalike.model.folder import ModelParts
-
-    parts_by_name = {field.name: getattr(model, field.name) for field in fields(ModelParts)}
-    # what moves with one model must not move the other
-    copies = {name: copy.deepcopy(parts_by_name[name]) for name in ("prototypes", "similarity")}
-    return type(model)(**{**parts_by_name, **copies, "classifier": classifier, "doubt": None})
 
 
 def _unit(log_probabilities: np.ndarray) -> float:

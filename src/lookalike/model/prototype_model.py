@@ -113,10 +113,6 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         """What people have said about the prototypes; empty texts where they have said nothing."""
         return self.annotations or Annotations.empty(len(self.prototypes))
 
-    def name_training_sample(self, index: int) -> str:
-        """Returns the file name of a training sample that is nearest to a prototype, or else its number."""
-        return self.training_names.get(int(index), f"image {int(index)}")
-
     @property
     def origin(self) -> Origin:
         """What the model remembers of its training data, to make another model of the same data."""
@@ -381,6 +377,13 @@ class PrototypeModel(Doubting, Onward, nn.Module):
     def _fits_gallery(self) -> bool:
         return len(self.class_names) <= _GALLERY_CLASSES and len(self.prototypes) <= _GALLERY_PROTOTYPES
 
+    def with_parts(self, **changes: Any) -> "PrototypeModel":
+        """Returns a model of the same parts, but for those given by name, as the constructor takes them.
+
+        What is not given is shared with this model.
+        """
+        return type(self)(**{**vars(self._parts()), **changes})
+
     def _parts(self) -> ModelParts:
         return ModelParts(**{field.name: getattr(self, field.name) for field in fields(ModelParts)})
 
@@ -458,5 +461,4 @@ def load(folder: str | Path, model: nn.Module | None = None) -> PrototypeModel:
     if is_address(folder):
         with downloaded(str(folder)) as temporary:
             return load(temporary, model)
-    model_parts = read_model(folder, model)
-    return PrototypeModel(**{field.name: getattr(model_parts, field.name) for field in fields(model_parts)})
+    return PrototypeModel(**vars(read_model(folder, model)))

@@ -1,11 +1,10 @@
 """Rendering the page: templates, escaping, and a policy that lets a browser run nothing but the page's own script."""
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lookalike._core.display import policy_hash
 from lookalike._core.names import json_text, visible
 from lookalike._core.wording import counted
 from lookalike.report.key import linked
@@ -96,13 +95,9 @@ def _policy(style: str, script: str) -> str:
     """
     return (
         "default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
-        f"script-src '{_sha256(script)}'; "
-        f"style-src 'unsafe-inline'; style-src-elem '{_sha256(style)}'; style-src-attr 'unsafe-inline'"
+        f"script-src '{policy_hash(script)}'; "
+        f"style-src 'unsafe-inline'; style-src-elem '{policy_hash(style)}'; style-src-attr 'unsafe-inline'"
     )
-
-
-def _sha256(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _as_text(value: Any) -> Any:

@@ -300,7 +300,7 @@ def _open_job(
     shard_rows = -(-cluster.shard_rows // batch_size) * batch_size
     source = open_source(data, preprocessing, settings.class_names, shard_rows)
     if isinstance(source, MapStyle):
-        _warn_if_random(source.batches)
+        source.batches.warn_if_random()
         warn_of_transparency(source.batches.dataset, "training")
         warn_of_copies(source.batches.dataset)
         preprocessing = preprocessing_for_model(source.batches, settings.reading, model_preprocessing)
@@ -326,14 +326,6 @@ def _open_job(
         cluster, settings, encoder, similarity, source, preprocessing, sharded, shards_folder, classes_folder,
         fingerprints,
     )  # fmt: skip
-
-
-def _warn_if_random(batches: Batches) -> None:
-    if batches.is_random():
-        warn_of(
-            "reading the same sample twice gives different inputs: the data are augmented at random, and the "
-            "embeddings with them; use the transform without augmentation"
-        )
 
 
 def _on_cpu(encoder: Encoder) -> Encoder:
