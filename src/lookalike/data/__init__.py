@@ -123,7 +123,7 @@ def load_data(
     if preprocessing is None:
         raise LookalikeError(
             f"to read the images of {str(source)!r}, say what size and normalisation the model takes "
-            "(--image-size, --mean, --std)"
+            "(--image-size, --mean, --std; preprocessing=... in Python)"
         )
     return load_folder(source, preprocessing, seed=seed, labels=labels, min_classes=min_classes)
 

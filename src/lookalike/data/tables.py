@@ -347,7 +347,7 @@ def _labels_from_flags(table: Table, source: Source, file_column: int) -> list[s
     if len(columns) < 2 or any(None in flags for flags in columns.values()):
         raise LookalikeError(
             f"the table {str(source.path)!r} has no column of classes, only {', '.join(map(repr, header))}; name "
-            f"it 'label', or say which it is: --labels {source.path}:COLUMN"
+            f"it 'label', or say which it is: --labels {source.path}:COLUMN (labels=... in Python)"
         )
     labels = []
     for line, flags in zip(table.lines, zip(*columns.values(), strict=True), strict=True):
