@@ -63,8 +63,9 @@ def test_what_the_model_knew_stays(own, blobs):
         own.encoder, own.prototypes, own.similarity, own.classifier,
         origin=Origin(value_range=torch.tensor([[-9.0], [9.0]]), provenance={"method": "ProtoPNet"}),
     )  # fmt: skip
-    model = with_training_images(known, blobs, n_images=0, progress=False)
-    assert model.images is None
+    model = with_training_images(known, blobs, n_images=1, progress=False)
+    torch.testing.assert_close(model.prototype_inputs(), blobs[0][model.prototypes.nearest[:, 0]], atol=0.04, rtol=0)
+    assert with_training_images(known, blobs, n_images=0, progress=False).images is None
     assert model.value_range.tolist() == [[-9.0], [9.0]]
     assert model.provenance["method"] == "ProtoPNet"
     assert model.provenance["n_samples"] == 90

@@ -70,7 +70,7 @@ def with_training_images(
         nearest_by=nearest_by,
     )
     preprocessing = model.preprocessing or preprocessing_of(batches)
-    images, value_range = read_prototype_images(batches, prototypes, n_images, preprocessing)
+    images, value_range = read_prototype_images(batches, prototypes, n_images, preprocessing, model.value_range)
     split, keys = record_of(batches)
     return model.with_parts(
         encoder=encoder,
@@ -78,7 +78,7 @@ def with_training_images(
         preprocessing=preprocessing,
         origin=Origin(
             images=images,
-            value_range=value_range if model.value_range is None else model.value_range,
+            value_range=model.value_range if value_range is None else value_range,
             provenance={**embeddings_record(store), "split": split, **model.provenance},
             training_keys=keys,
             training_names=read_prototype_names(batches, prototypes),

@@ -61,7 +61,11 @@ class Origin:
 
 
 def read_prototype_images(
-    batches: Batches | None, prototypes: Prototypes, number: int, preprocessing: Preprocessing | None
+    batches: Batches | None,
+    prototypes: Prototypes,
+    number: int,
+    preprocessing: Preprocessing | None,
+    value_range: Tensor | None = None,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Reads the training images nearest to each prototype.
 
@@ -70,6 +74,7 @@ def read_prototype_images(
         prototypes: The prototypes, with their nearest samples.
         number: M, the number of images per prototype; 0 returns only the value range.
         preprocessing: Preprocessing of the images, if it is known.
+        value_range: The inputs' values of black and white [2, C], if they are known.
 
     Returns:
         Pixels uint8 [P, M, H, W, C], white for a prototype without training images, and the values of black and white
@@ -89,7 +94,8 @@ def read_prototype_images(
     if not isinstance(first, Tensor) or first.ndim != 4 or first.shape[1] not in (1, 3):
         return None, None
     is_known = preprocessing is not None and preprocessing.channels == first.shape[1]
-    value_range = value_range_of(first if is_known else _extremes(batches, first, shown), preprocessing)
+    if value_range is None:
+        value_range = value_range_of(first if is_known else _extremes(batches, first, shown), preprocessing)
     if n_shown < 1:
         return None, value_range
     pixel_batches = [pixels_of(inputs, value_range, preprocessing) for inputs in _inputs_of(batches, first, shown)]
