@@ -11,7 +11,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from lookalike._core import checks
-from lookalike.conversion.per_class import Clustering, NPrototypes, learn_prototypes
+from lookalike.conversion.per_class import DEFAULT_N_PROTOTYPES, Clustering, NPrototypes, learn_prototypes
 from lookalike.conversion.survey import survey
 from lookalike.conversion.temperature import TemperatureOption, check_temperature, choose_temperature
 from lookalike.model.classifier import NearestPrototype
@@ -58,7 +58,7 @@ class PrototypeClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        n_prototypes: NPrototypes = 5,
+        n_prototypes: NPrototypes = DEFAULT_N_PROTOTYPES,
         *,
         similarity: str = "l2",
         similarity_options: Mapping[str, Any] | None = None,

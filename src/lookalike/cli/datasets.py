@@ -42,14 +42,12 @@ def fetch(
     json: Json = False,
 ) -> None:
     """Download a dataset and unpack it, so that it can be read by its name."""
-    from lookalike.data import DATASETS, fetch_stamps
+    from lookalike.data import DATASETS
 
-    entry = DATASETS[name]
-    if name == "stamps":
-        say("Downloading the stamps (160 MB) with apt and unpacking them; nothing is installed.")
-        where = str(fetch_stamps())
-    else:
-        where = ""
+    entry, where = DATASETS[name], ""
+    if entry.fetch is not None:
+        say(entry.fetching)
+        where = str(entry.fetch())
     bundle = entry.load(None)
     facts = {"name": name, "train": len(bundle.train), "test": len(bundle.test), "classes": bundle.class_names}
     if json:

@@ -25,7 +25,7 @@ from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.of_head import convert_head
 from lookalike.conversion.options import LEVELS, PATCH_OPTIONS, ConversionOptions, Settings, refuse_options, settings_of
 from lookalike.conversion.patches import convert_patches
-from lookalike.conversion.per_class import NPrototypes, check_classes, learn_prototypes
+from lookalike.conversion.per_class import DEFAULT_N_PROTOTYPES, NPrototypes, check_classes, learn_prototypes
 from lookalike.conversion.steps import (
     check_finite,
     class_names_of,
@@ -62,7 +62,7 @@ class Backend(Protocol):
 def convert(
     model: nn.Module | LoadedClassifier | str,
     train: Any,
-    n_prototypes: NPrototypes = 5,
+    n_prototypes: NPrototypes = DEFAULT_N_PROTOTYPES,
     similarity: str | Similarity = "l2",
     *,
     level: Literal["image", "patch", "head"] = "image",
@@ -143,7 +143,7 @@ def convert(
     only_patches = "is an option of patches: leave it out, or convert with level='patch'"
     refuse_options(settings, dict.fromkeys(PATCH_OPTIONS, only_patches))
     if level == "head":
-        if n_prototypes != 5 or similarity != "l2":
+        if n_prototypes != DEFAULT_N_PROTOTYPES or similarity != "l2":
             raise LookalikeError(
                 "level='head' has one prototype per class, under the dot product: leave out n_prototypes and similarity"
             )

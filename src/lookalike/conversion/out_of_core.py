@@ -17,7 +17,7 @@ from lookalike.conversion.clustering import Array, assign, cluster, sums_of_clus
 MemoryLimit = int | str | None
 
 _COPIES = 4  # copies of a class's embeddings in memory while it is clustered, projections and distances included
-_SINGLE = 4  # bytes of a float32
+BYTES_OF_SINGLE = 4  # a float32
 _UNITS = {"": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40, "kB": 10**3, "MB": 10**6, "GB": 10**9}
 _PASSES = 20  # over the whole class, at most; it starts from the sample's centres and so is nearly settled
 _TOLERANCE = 1e-4  # stop when the inertia improves by less than this share
@@ -51,7 +51,7 @@ def streamed_classes(counts: Array, dim: int, limit: MemoryLimit) -> list[int]:
         dim: D.
         limit: Memory for the clustering of one class.
     """
-    max_samples = bytes_of(limit) // (_COPIES * _SINGLE * dim)
+    max_samples = bytes_of(limit) // (_COPIES * BYTES_OF_SINGLE * dim)
     return np.flatnonzero(counts > max_samples).tolist()
 
 
@@ -89,7 +89,7 @@ def cluster_in_parts(
         LookalikeError: If that many points do not fit within the limit.
     """
     dim = read(np.arange(1)).shape[1]
-    min_sample, bytes_per_point = min(min_sample, n_points), _COPIES * _SINGLE * dim
+    min_sample, bytes_per_point = min(min_sample, n_points), _COPIES * BYTES_OF_SINGLE * dim
     n_fitting = min(n_points, bytes_of(limit) // bytes_per_point)
     if n_fitting < max(1, min_sample):
         raise LookalikeError(

@@ -22,7 +22,7 @@ from lookalike._core.files import read_rows
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
 from lookalike.conversion.clustering import clustering_on
 from lookalike.conversion.options import Settings, refuse_options
-from lookalike.conversion.out_of_core import bytes_of
+from lookalike.conversion.out_of_core import BYTES_OF_SINGLE, bytes_of
 from lookalike.conversion.per_class import check_classes, learn_prototypes
 from lookalike.conversion.steps import class_names_of, cut_and_order, open_data, options_record
 from lookalike.conversion.survey import survey
@@ -37,7 +37,6 @@ from lookalike.model.decision import DECISIONS, PatchDecision, PatchLinear
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, make_similarity
 
-_SINGLE = 4  # bytes of a float32
 _ROWS = 256  # images whose patches are compared with all prototypes at a time
 _TEMPERATURES = (1e-3, 20.0)  # of images: lowest and highest
 _NOT_FOR_PATCHES = dict.fromkeys(
@@ -95,7 +94,7 @@ def convert_patches(
 @contextmanager
 def _embedded(encoder: PatchEncoder, batches: Batches, settings: Settings) -> Iterator[EmbeddingStore]:
     """Embeds the training images, in a temporary folder if all patches take more than the memory limit."""
-    reading, needed = settings.reading, (batches.total or 0) * encoder.embedding_dim * _SINGLE
+    reading, needed = settings.reading, (batches.total or 0) * encoder.embedding_dim * BYTES_OF_SINGLE
     if batches.total is not None and needed <= bytes_of(settings.clustering.memory_limit):
         yield embed(encoder, batches, precision=reading.precision, devices=reading.devices, progress=settings.progress)
         return

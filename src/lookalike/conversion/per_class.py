@@ -22,6 +22,7 @@ from lookalike.model.similarity import Similarity
 
 _TOO_SMALL = 1e-17  # squared distances between smaller embeddings vanish in single precision
 
+DEFAULT_N_PROTOTYPES = 5
 NPrototypes = int | Literal["auto"] | Mapping[Any, int]
 
 
@@ -38,7 +39,7 @@ class Clustering:
             machine's memory. A class that does not fit is clustered from a sample and then in parts.
     """
 
-    n_prototypes: NPrototypes = 5
+    n_prototypes: NPrototypes = DEFAULT_N_PROTOTYPES
     clusterer: str = "kmeans"
     n_init: int = 10
     seed: int = 0

@@ -16,8 +16,8 @@ from lookalike._core.errors import LookalikeError, listing, warn_of
 from lookalike._core.files import at_least_single, read_rows
 from lookalike._core.names import visible, without_common_folder
 from lookalike._core.untouched import keeps_random_states
-from lookalike.conversion.options import Settings
-from lookalike.conversion.per_class import Clustering, NPrototypes, learn_class, numbers_per_class
+from lookalike.conversion.options import UPDATE_OPTIONS, Settings, settings_of
+from lookalike.conversion.per_class import DEFAULT_N_PROTOTYPES, Clustering, NPrototypes, learn_class, numbers_per_class
 from lookalike.conversion.steps import as_batches, check_finite, cut_classifier
 from lookalike.conversion.survey import Survey
 from lookalike.conversion.temperature import Temperature
@@ -42,7 +42,10 @@ def update_model(
     model: PrototypeModel,
     more: Any,
     previous: EmbeddingStore | None,
-    settings: Settings,
+    *,
+    n_prototypes: NPrototypes | None,
+    seed: int | None,
+    options: Mapping[str, Any],
 ) -> PrototypeModel:
     """Returns a new model, updated with the given data; see ``PrototypeModel.update``.
 
@@ -50,8 +53,22 @@ def update_model(
         model: The model to update; it stays as it is.
         more: New data, or their embeddings.
         previous: Embeddings of the previous training data, or None.
-        settings: Options; a temperature of ``"auto"`` keeps the model's temperature.
+        n_prototypes: Number of prototypes of new classes; None takes the number of the conversion.
+        seed: Seed of the clustering; None takes that of the conversion.
+        options: Further options by name; a temperature of ``"auto"`` keeps the model's temperature.
     """
+    if model.has_patches:
+        raise LookalikeError("a model of patches is not updated: convert all data again, with level='patch'")
+    if not isinstance(model.classifier, NearestPrototype):
+        raise LookalikeError(
+            f"a model that decides by {model.classifier.name!r} is not updated: its prototypes are no means of "
+            "training images, which could move; convert its network with all data (lookalike.convert)"
+        )
+    settings = _settings_of_update(model, n_prototypes, seed, options)
+    if model.is_calibrated:
+        warn_of("the updated model has other prototypes and is not calibrated; call calibrate(validation) again")
+    if model.annotations is not None:
+        warn_of("the updated model has other prototypes: their names, descriptions and pins are not kept")
     checks.optional(checks.instance, "previous", previous, EmbeddingStore, "an EmbeddingStore")
     batches = None if isinstance(more, EmbeddingStore) else as_batches(more, settings.reading, model.preprocessing)
     encoder = cut_classifier(model, batches, settings.cut)
@@ -149,6 +166,19 @@ def _previous_data(
     check_finite(previous)
     labels = labels_in_model(previous.labels, previous.class_names, class_names, "previous")
     return previous.embeddings, labels, previous.indices
+
+
+def _settings_of_update(
+    model: PrototypeModel, n_prototypes: NPrototypes | None, seed: int | None, options: Mapping[str, Any]
+) -> Settings:
+    """Returns the options of an update: those that are given, and else those of the conversion."""
+    recorded = model.provenance
+    number = recorded.get("n_prototypes", DEFAULT_N_PROTOTYPES) if n_prototypes is None else n_prototypes
+    if n_prototypes is None and isinstance(number, Mapping):  # a mapping names the previous classes only
+        number = DEFAULT_N_PROTOTYPES
+    recorded_options: dict[str, Any] = {name: recorded[name] for name in ("clusterer", "n_init") if name in recorded}
+    seed = int(recorded.get("seed", recorded.get("random_state", 0))) if seed is None else seed
+    return settings_of("update", number, seed, {**recorded_options, **options}, UPDATE_OPTIONS)
 
 
 def _next_number(model: PrototypeModel, previous: EmbeddingStore | None) -> int:

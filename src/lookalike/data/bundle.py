@@ -180,10 +180,14 @@ class DatasetEntry:
     Attributes:
         description: One line about the dataset.
         load: Loads the dataset with a preprocessing; None stands for the dataset's own size, mean and deviation.
+        fetch: Downloads what ``load`` does not download by itself, and returns where it is; None if there is nothing.
+        fetching: What it does, in a sentence; empty without ``fetch``.
     """
 
     description: str
     load: Callable[[Preprocessing | None], DataBundle]
+    fetch: Callable[[], Path] | None = None
+    fetching: str = ""
 
 
 DATASETS: Registry[DatasetEntry] = Registry("dataset")

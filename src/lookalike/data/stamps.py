@@ -189,6 +189,9 @@ def _split(files: MaskedFiles, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 DATASETS.register("stamps")(
     DatasetEntry(
-        "166 cut-out photographs of ten kinds of objects, with masks (Debian's tuxpaint-stamps-default)", load_stamps
+        "166 cut-out photographs of ten kinds of objects, with masks (Debian's tuxpaint-stamps-default)",
+        load_stamps,
+        fetch_stamps,
+        "Downloading the stamps (160 MB) with apt and unpacking them; nothing is installed.",
     )
 )

@@ -172,6 +172,17 @@ class History:
         self.head, self.undone = number, []
         self.revision += 1
 
+    def open_test(self, opening: Opening) -> None:
+        """Notes a look at the test part."""
+        self.openings.append(opening)
+        self.revision += 1
+
+    def correct(self, sample: int, correction: Correction | None) -> None:
+        """Notes that a sample's label should be another; None withdraws an earlier note."""
+        others = [earlier for earlier in self.corrections if earlier.sample != sample]
+        self.corrections = others if correction is None else [*others, correction]
+        self.revision += 1
+
     def path(self) -> list[Entry]:
         """Returns the edits that led from the first state to the present one."""
         entries, number = [], self.head

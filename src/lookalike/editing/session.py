@@ -227,14 +227,14 @@ class EditSession(Shorthands):
         checks.instance("edit", edit, Edit, "an edit")
         checks.instance("note", note, str, "a text")
         edit = edit.without_held_out(self._material)
-        sentence_before = self.state
+        state_before = self.state
         snapshot = self._next(edit)
         effect, predictions = self._effect_of(snapshot)
         entry = Entry(
             number=len(self.history.entries),
             parent=self.history.head,
             edit=edit.to_dict(),
-            sentence=edit.sentence(sentence_before),
+            sentence=edit.sentence(state_before),
             who=self.who,
             when=_now(),
             note=note,
@@ -359,8 +359,7 @@ class EditSession(Shorthands):
             checks.instance("note", note, str, "a text"),
             effect.to_dict(_LISTED_CHANGES),
         )
-        self.history.openings.append(opening)
-        self.history.revision += 1
+        self.history.open_test(opening)
         return effect
 
     @contextmanager
@@ -386,11 +385,10 @@ class EditSession(Shorthands):
             LookalikeError: If there is no such class.
         """
         self.state.class_number(corrected)
-        remaining_corrections = [correction for correction in self.history.corrections if correction.sample != sample]
-        if corrected != label:
-            remaining_corrections.append(Correction(sample, name, label, corrected, self.who, _now()))
-        self.history.corrections = remaining_corrections
-        self.history.revision += 1
+        is_withdrawn = corrected == label
+        self.history.correct(
+            sample, None if is_withdrawn else Correction(sample, name, label, corrected, self.who, _now())
+        )
 
     def log(self) -> list[dict[str, Any]]:
         """Returns the whole log, undone edits included: what, who, when, why, and figures."""

@@ -11,7 +11,8 @@ from torchmetrics import Metric
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike.metrics.calibration import N_BINS, CalibrationBins
+from lookalike.doubt.calibration import N_BINS
+from lookalike.metrics.calibration import CalibrationBins
 from lookalike.metrics.correlation import explanation_correlation
 from lookalike.metrics.divergence import (
     DIRECTIONS,

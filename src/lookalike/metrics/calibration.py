@@ -12,15 +12,13 @@ from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
 from lookalike.data import Batches
 from lookalike.doubt import CalibrationFigures, calibration_figures
-from lookalike.doubt.calibration import softmax
+from lookalike.doubt.calibration import N_BINS, softmax
 from lookalike.embedding import EmbeddingStore
 from lookalike.encoder import device_of, dtype_of, place
 from lookalike.encoder.calls import n_rows
 from lookalike.metrics.black_box import BlackBox
 from lookalike.model import PrototypeModel
 from lookalike.model.original import OriginalClassifier
-
-N_BINS = 15  # as in Guo et al. 2017
 
 _CHECK_IMAGES = 32  # images on which the head's probabilities are compared with the whole classifier's
 _PROBABILITY_TOLERANCE = 1e-3

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lookalike._core.errors import LookalikeError, RelevanceError
 from lookalike._core.registry import Registry
-from lookalike.doubt.calibration import figures_of_samples
+from lookalike.doubt.calibration import N_BINS, figures_of_samples
 from lookalike.embedding import name_samples
 from lookalike.metrics.attributes import attribute_representation
-from lookalike.metrics.calibration import N_BINS, CalibrationBins, black_box_confidences, scaled_black_box
+from lookalike.metrics.calibration import CalibrationBins, black_box_confidences, scaled_black_box
 from lookalike.metrics.context import Context, rows_of, rows_per_batch
 from lookalike.metrics.controls import compare_with_control, mismatched_images
 from lookalike.metrics.correlation import explanation_correlation

@@ -1,11 +1,9 @@
 """Where a prototype model goes on to: methods whose work other rooms do, which each imports when it is called."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lookalike._core.errors import LookalikeError, warn_of
-from lookalike.model.classifier import NearestPrototype
+from lookalike._core.errors import LookalikeError
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -58,31 +56,9 @@ class Onward:
             LookalikeError: As ``convert`` does; also if the prototypes are of patches, of a head or of a baseline, or
                 ``previous`` is of another network or of other classes.
         """
-        model = self._model()
-        if model.has_patches:
-            raise LookalikeError("a model of patches is not updated: convert all data again, with level='patch'")
-        if not isinstance(model.classifier, NearestPrototype):
-            raise LookalikeError(
-                f"a model that decides by {model.classifier.name!r} is not updated: its prototypes are no means of "
-                "training images, which could move; convert its network with all data (lookalike.convert)"
-            )
-        from lookalike.conversion.options import UPDATE_OPTIONS, settings_of
         from lookalike.conversion.update import update_model
 
-        recorded = model.provenance
-        number = recorded.get("n_prototypes", 5) if n_prototypes is None else n_prototypes
-        if n_prototypes is None and isinstance(number, Mapping):  # a mapping names the previous classes only
-            number = 5
-        recorded_options: dict[str, Any] = {
-            name: recorded[name] for name in ("clusterer", "n_init") if name in recorded
-        }
-        seed = int(recorded.get("seed", recorded.get("random_state", 0))) if seed is None else seed
-        settings = settings_of("update", number, seed, {**recorded_options, **options}, UPDATE_OPTIONS)
-        if model.is_calibrated:
-            warn_of("the updated model has other prototypes and is not calibrated; call calibrate(validation) again")
-        if model.annotations is not None:
-            warn_of("the updated model has other prototypes: their names, descriptions and pins are not kept")
-        return update_model(model, more, previous, settings)
+        return update_model(self._model(), more, previous, n_prototypes=n_prototypes, seed=seed, options=options)
 
     def edit(self, train: Any = None, **options: "Unpack[EditOptions]") -> "EditSession":
         """Returns a session that changes the prototypes, shows what each change does, and can undo it.
