@@ -6,12 +6,13 @@ import torch
 from torch import nn
 from torch.utils.data import TensorDataset
 
-from lookalike import LookalikeError, convert, load
+from lookalike import LookalikeError, LookalikeWarning, convert, evaluate, explain, load
 from lookalike.conversion.training_images import with_training_images
 from lookalike.model import Origin, PrototypeModel, Prototypes
 from lookalike.model.classifier import LinearHead
-from lookalike.model.similarity import make_similarity
+from lookalike.model.similarity import Similarity, make_similarity
 from lookalike.report import write_report
+from lookalike.testing import check_prototype_model
 
 
 @pytest.fixture
@@ -80,3 +81,75 @@ def test_what_has_no_training_images_is_refused(own, encoder, blobs, tmp_path):
         with_training_images(patches, blobs)
     with pytest.raises(LookalikeError, match="with_training_images"):
         write_report(own, blobs, tmp_path / "page.html", progress=False)
+
+
+class Moody(nn.Module):
+    """An encoder whose batch norm is still in train mode, as right after training."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.norm, self.encoder = nn.BatchNorm2d(1), encoder
+
+    def forward(self, x):
+        return self.encoder(self.norm(x))
+
+
+def test_a_module_in_train_mode_is_run_in_eval_mode(own, encoder, blobs):
+    x, y = blobs
+    moody = Moody(encoder).eval()
+    model = own.with_parts(encoder=moody)
+    expected, proba = model.predict(x), model.predict_proba(x)
+    moody.train()
+    before = moody.norm.running_mean.clone()
+    assert torch.equal(model.predict(x[:7]), expected[:7])
+    torch.testing.assert_close(model.predict_proba(x, 9), proba)
+    assert [one.prediction for one in explain(model, x[:7])] == expected[:7].tolist()
+    torch.testing.assert_close(model(x).softmax(1), proba)
+    card = evaluate(model, blobs, n_images=4, n_steps=2, n_draws=1, progress=False)
+    assert card["accuracy"] == float((expected == y).double().mean())
+    assert check_prototype_model(model, x[:4])
+    assert torch.equal(moody.norm.running_mean, before)
+    assert moody.training
+    assert moody.norm.training
+
+
+def test_an_encoder_that_returns_no_embeddings_is_refused_in_one_line(own, encoder, blobs):
+    class Pair(nn.Module):
+        def forward(self, x):
+            return encoder(x), encoder(x)
+
+    model = own.with_parts(encoder=Pair())
+    for ask in (model.predict, lambda x: explain(model, x)):
+        with pytest.raises(LookalikeError, match=r"returns a tuple and not embeddings \[N, D\]; wrap it"):
+            ask(blobs[0][:2])
+
+
+def test_a_similarity_of_ones_own_that_is_nan_is_refused(own, blobs):
+    class Root(Similarity):
+        name = "root"
+
+        def forward(self, embeddings, prototypes):
+            return (embeddings[:, None] - prototypes).sum(2).sqrt()
+
+    model = own.with_parts(similarity=Root())
+    for ask in (model.predict, model.predict_proba, lambda x: explain(model, x)):
+        with pytest.raises(LookalikeError, match=r"the similarity 'root' is NaN for \d+ of \d+ embeddings"):
+            ask(blobs[0])
+
+
+def test_names_that_are_matched_with_numbers_by_order_are_told(encoder, blobs):
+    x, y = blobs
+    model = convert(nn.Sequential(*encoder, nn.Linear(6, 3)), blobs, 2, progress=False)
+    assert model.class_names == ["0", "1", "2"]
+    words = np.array(["zero", "one", "two"])[y.numpy()]
+    with pytest.warns(LookalikeWarning, match="matched with them in their order: .*'one' is '0'"):
+        evaluate(model, (x, words), only=("faithfulness",), progress=False)
+
+
+def test_maps_that_are_empty_are_told_where_pixels_are_ordered_by_them(own, blobs):
+    class Blind(nn.Module):
+        def forward(self, x):
+            return 0 * x.flatten(1)[:, :6] + torch.arange(6.0)
+
+    card = evaluate(own.with_parts(encoder=Blind()), blobs, only=("robustness",), n_images=4, n_steps=2, n_draws=1)
+    assert any("4 of 4 show no pixel above another" in note for note in card.notes)

@@ -217,7 +217,7 @@ def test_attributes_when_there_are_some(net, blobs):
 def test_verdict_says_what_was_lost(card):
     said = " ".join(card.verdict())
     assert "agrees with the original on" in said
-    assert "No prototype is unused: each has training images that look most like it." in said
+    assert "No prototype is unused: each has training images of its class that look most like it." in said
     strict = " ".join(card.verdict(Thresholds(agreement=1.0, auroc_gain=2.0)))
     assert "100.0% are asked for" in strict
     assert "do not rely on its heat-maps" in strict
@@ -250,7 +250,8 @@ def test_verdict_names_classes_and_ghosts():
         for sentence in said
     )
     assert (
-        "1 of 4 prototypes is never used (1): no training image looks most like it, so do not read anything into it."
+        "1 of 4 prototypes is never used (1): no training image of its class looks most like it, so it stands for "
+        "none of them."
     ) in said
 
 

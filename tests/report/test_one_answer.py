@@ -96,7 +96,7 @@ def test_used_is_of_training_images_and_decides_of_test_images(data, whole, tmp_
     text = path.read_text(encoding="utf-8")
     n_idle = [prototype["decides"] for prototype in data_of(path)["prototypes"]].count(0)
     assert n_idle
-    assert "No prototype is unused: each has training images that look most like it." in text
+    assert "No prototype is unused: each has training images of its class that look most like it." in text
     assert f"{n_idle} of the 12 prototypes decide no test image here." in text
     assert text.count("decides no test image</span>") == n_idle
 

@@ -1,6 +1,7 @@
 """Refuses inputs whose embeddings are not finite: no prototype is nearest to them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +16,18 @@ def zeros_if_finite(embeddings: Tensor) -> Tensor:
 
     On a GPU, asking for two operations takes less time than ``isfinite``, which is five.
     """
+    if not isinstance(embeddings, Tensor) or embeddings.ndim != 2:
+        raise no_embeddings(embeddings)
     return embeddings.mul(0).sum(1)
+
+
+def no_embeddings(found: Any) -> LookalikeError:
+    """Returns the error for an encoder that returns something else than embeddings."""
+    what = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+    return LookalikeError(
+        f"the encoder returns {what} and not embeddings [N, D]; wrap it so that it returns one tensor with a row per "
+        "input"
+    )
 
 
 def check_zeros(zeros: Tensor, first: int = 0) -> None:

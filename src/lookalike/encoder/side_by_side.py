@@ -18,10 +18,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
+from torch import nn
 
 from lookalike._core.folding import is_watched
 from lookalike._core.thread_settings import ThreadSettings
-from lookalike._core.untouched import FunctionMode, undoing
+from lookalike._core.untouched import FunctionMode, in_eval_mode, undoing
 from lookalike.encoder.calls import device_of, n_threads
 from lookalike.encoder.cut import Encoder
 from lookalike.encoder.patches import PatchEncoder
@@ -55,10 +56,15 @@ class SideBySide(Generic[Network]):
     def run(self, compute: Callable[[Network, Part], Result], parts: Sequence[Part]) -> list[Result]:
         """Returns ``compute(encoder, part)`` for each part, in their order.
 
+        An ``Encoder`` computes in eval mode; so does a module of the user's own here, which may be in train mode still.
+
         Args:
             compute: Called with the encoder or a copy of it; it must not call the encoder in another way.
             parts: The parts.
         """
+        own: Any = self._encoder
+        if isinstance(own, nn.Module) and not isinstance(own, Encoder):
+            return in_eval_mode(own, lambda: [compute(self._encoder, part) for part in parts])
         n_cores = torch.get_num_threads()
         settings = ThreadSettings.of_this_thread() if len(parts) > 1 and n_cores > 1 else None
         if settings is None or not self._has_copies():

@@ -247,9 +247,20 @@ class Context:
                 rows = slice(start, start + step)
                 batches.append(explain(x[rows], rows))
                 self.advance(len(batches[-1]))
-            return torch.cat(batches)
+            maps = torch.cat(batches)
+            self._note_empty(maps.flatten(1) if maps.ndim == 3 else maps[:, 0].flatten(1))
+            return maps
 
         return self._cached(name, run, compute)
+
+    def _note_empty(self, maps: Tensor) -> None:
+        """Notes how many maps [n, pixels] are the same for all pixels: what orders pixels by them orders by chance."""
+        n_empty = int((maps.amax(1) == maps.amin(1)).sum())
+        if n_empty:
+            self.note(
+                f"do not rely on the relevance maps: {n_empty} of {len(maps)} show no pixel above another, and figures "
+                "that follow the order of pixels say nothing of these images"
+            )
 
     @cached_property
     def passes(self) -> Passes:

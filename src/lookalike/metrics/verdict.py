@@ -223,15 +223,19 @@ def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) ->
     if share is None:
         return None
     if share == 0:
-        return Finding("unused", "good", "No prototype is unused: each has training images that look most like it.")
+        return Finding(
+            "unused", "good", "No prototype is unused: each has training images of its class that look most like it."
+        )
     is_used = used_prototypes(details)
     assert is_used is not None  # as their share is known
     ghosts = [str(j) for j, used in enumerate(is_used) if not used]
     listed = ", ".join(ghosts[:8]) + (" and more" if len(ghosts) > 8 else "")
-    are, them = ("is", "it") if len(ghosts) == 1 else ("are", "them")
+    are, their, them, stand = (
+        ("is", "its", "it", "it stands") if len(ghosts) == 1 else ("are", "their", "them", "they stand")
+    )
     text = (
-        f"{len(ghosts)} of {counted(len(is_used), 'prototype')} {are} never used ({listed}): no training image looks "
-        f"most like {them}, so do not read anything into {them}."
+        f"{len(ghosts)} of {counted(len(is_used), 'prototype')} {are} never used ({listed}): no training image of "
+        f"{their} class looks most like {them}, so {stand} for none of them."
     )
     return Finding("unused", "caution", text)
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from lookalike._core import checks
-from lookalike._core.errors import LookalikeError, listing
+from lookalike._core.errors import LookalikeError, listing, warn_of
 from lookalike._core.names import name_key, visible
 from lookalike._core.wording import did_you_mean
 from lookalike.encoder.class_names import are_numbers, match_names
@@ -82,6 +82,14 @@ def labels_in_model(
             raise LookalikeError(
                 f"the {part} data have a class '{visible(match.missing[0])}', which is none of the model's: "
                 f"{listing(list(model_names), 8)}"
+            )
+        if not are_numbers(names):
+            pairs = [
+                f"{visible(name)!r} is {visible(number)!r}" for name, number in zip(names, model_names, strict=True)
+            ]
+            warn_of(
+                f"the model's classes have numbers for names, and those of the {part} data are matched with them in "
+                f"their order: {listing(pairs, 4)}; if that is another order, give numbers"
             )
     if len(labels) and (int(labels.min()) < 0 or int(labels.max()) >= len(model_names)):
         label = int(labels.min() if labels.min() < 0 else labels.max())

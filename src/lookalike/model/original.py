@@ -11,6 +11,7 @@ from lookalike._core.names import visible
 from lookalike.encoder import Encoder, dtype_of, place, rows_at_once
 from lookalike.encoder.calls import n_rows, split_rows
 from lookalike.encoder.class_map import map_classes
+from lookalike.encoder.finite import no_embeddings
 from lookalike.encoder.side_by_side import SideBySide
 from lookalike.model.prototype_model import PrototypeModel
 
@@ -98,6 +99,8 @@ def embed_and_score(model: PrototypeModel, inputs: Any) -> tuple[Tensor, Tensor 
         return network.embed_and_score(rows_on_device) if has_scores else (network(rows_on_device), None)
 
     embeddings, scores = zip(*SideBySide(encoder).run(compute, split_rows(inputs, n_at_once)), strict=True)
+    if not isinstance(embeddings[0], Tensor):
+        raise no_embeddings(embeddings[0])
     return torch.cat(embeddings), None if scores[0] is None else torch.cat(scores)
 
 

@@ -30,7 +30,7 @@ from lookalike.model.hub import downloaded, is_address
 from lookalike.model.images import Origin, pixels_of
 from lookalike.model.onward import Onward
 from lookalike.model.prototypes import Prototypes
-from lookalike.model.similarity import Similarity, at_least_float32, euclidean_distances
+from lookalike.model.similarity import Similarity, at_least_float32, euclidean_distances, is_traced
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,6 +137,8 @@ class PrototypeModel(Doubting, Onward, nn.Module):
 
     def forward(self, inputs: Any) -> Tensor:
         """Returns class scores [N, K]."""
+        if self.encoder.training and not self.training and not isinstance(self.encoder, Encoder):
+            return self.scores_of(in_eval_mode(self.encoder, lambda: self.encoder(inputs)))  # not told of eval() yet
         return self.scores_of(self.encoder(inputs))
 
     @property
@@ -159,11 +161,23 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         if not self.has_patches:
             if not isinstance(embeddings, Tensor) or embeddings.ndim != 2 or embeddings.shape[1] != vectors.shape[1]:
                 raise checks.unfit("embeddings", embeddings, f"a tensor [N, {vectors.shape[1]}]")
-            return self.similarity(at_least_float32(embeddings), vectors)  # type: ignore[no-any-return]
+            return self._compared(at_least_float32(embeddings))
         patches = self.patches_of(embeddings)
-        similarities: Tensor = self.similarity(patches.flatten(0, 1), vectors)
+        similarities = self._compared(patches.flatten(0, 1))
         by_patch: Tensor = similarities.unflatten(0, patches.shape[:2])
         return by_patch
+
+    def _compared(self, rows: Tensor) -> Tensor:
+        """Returns similarities [n, P] of rows [n, D] to the prototypes; NaN of a similarity of one's own is refused."""
+        similarities: Tensor = self.similarity(rows, self.prototypes.vectors)
+        is_own = not type(self.similarity).__module__.startswith("lookalike.")
+        if is_own and not is_traced() and bool(similarities.isnan().any()):
+            n_rows_of_nan = int(similarities.isnan().any(1).sum())
+            raise LookalikeError(
+                f"the similarity {self.similarity.name!r} is NaN for {n_rows_of_nan} of {len(rows)} embeddings, so "
+                "that no prototype is the most similar one; let it return numbers for all finite embeddings"
+            )
+        return similarities
 
     def patches_of(self, embeddings: Tensor) -> Tensor:
         """Returns embeddings as rows of prototypes' dimensions [N, S, D]; S = 1 in a model of whole images."""

@@ -113,7 +113,7 @@ def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     a, b = _to_same_type(a, b)
     if _is_small(a, b):
         return _pairwise_distances(a, b).square()
-    if _is_traced() and a.dtype is torch.float32:
+    if is_traced() and a.dtype is torch.float32:
         # a graph compares all pairs in this way, so short distances need double precision; so do equal prototypes, to
         # which sums of single precision give unequal distances in ONNX Runtime. A common offset costs no digits that
         # float32 has, and each operation that a graph is spared counts: small networks take little more time than 20
@@ -152,10 +152,10 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 def _is_small(a: Tensor, b: Tensor) -> bool:
     """Returns whether there are few enough pairs to compare them directly; False while a graph is traced."""
-    return not _is_traced() and len(a) * b.numel() <= _DIRECT_CELLS
+    return not is_traced() and len(a) * b.numel() <= _DIRECT_CELLS
 
 
-def _is_traced() -> bool:
+def is_traced() -> bool:
     """Returns whether a graph is being traced, which must not depend on the size of this batch."""
     return torch.compiler.is_compiling() or _is_in_jit()
 
@@ -199,7 +199,7 @@ class L1(Similarity):
     @override
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
         a, b = _to_same_type(embeddings, prototypes)
-        if _is_traced():  # ONNX has no cdist; an exported model compares few embeddings at a time
+        if is_traced():  # ONNX has no cdist; an exported model compares few embeddings at a time
             return -(a[:, None] - b).abs().sum(-1)
         return -torch.cdist(a, b, p=1)
 
