@@ -52,9 +52,9 @@ def scale_notes(model: PrototypeModel, figures: Collection[str]) -> list[str]:
     else:
         names = _titles_of(_BY_ACTIVATION, figures)
         if names and model.similarity.name not in _SCALE_FREE:
-            depend = "depend" if " and " in names else "depends"
+            depend, they_are = ("depend", "they are") if " and " in names else ("depends", "it is")
             notes.append(
-                f"{names} {depend} on the scale of the embedding: they are of similarities that the classifier "
+                f"{names} {depend} on the scale of the embedding: {they_are} of similarities that the classifier "
                 f"{model.classifier.name!r} weights, not divided by a temperature"
             )
     lengths: Any = model.provenance.get("given_lengths")
