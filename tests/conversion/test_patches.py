@@ -18,7 +18,7 @@ from lookalike._core.wording import UNFAMILIAR_BY_PATCHES
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.metrics.familiarity import familiarity_finding
 from lookalike.model.decision import PatchLinear, PatchMean, PatchVote, make_classifier
-from lookalike.parts import concepts
+from lookalike.parts import concepts, difference
 from lookalike.testing import check_prototype_model
 
 
@@ -385,6 +385,17 @@ def test_a_concept_that_no_patch_is_most_similar_to_says_so(blobs):
     model = convert(make_net(), blobs, 3, level="patch", progress=False)
     first = replace(concepts(model)[0], count=7, purity=float("nan"))
     assert f"7 training patches of '{first.class_name}', each of them more similar to a concept of" in first.sentence()
+
+
+def test_no_layers_are_refused_in_one_line(blobs):
+    with pytest.raises(LookalikeError, match="layers names no layer"):
+        convert(make_net(), blobs, 2, level="patch", layers=[], progress=False)
+
+
+def test_a_vote_without_the_parts_that_decide_is_said_to_be_one(model, blobs):
+    said = [one.sentence() for one in difference(model, blobs[0][:20])]
+    assert any("would have at least as many votes." in sentence for sentence in said)
+    assert not any("likely" in sentence for sentence in said)
 
 
 def test_weights_that_are_no_numbers_are_refused_in_one_line(blobs):

@@ -82,8 +82,8 @@ class EditSession(Shorthands):
     ) -> None:
         if not isinstance(model.classifier, NearestPrototype):
             raise LookalikeError(
-                f"the classifier {model.classifier.name!r} has weights for each prototype; edits are there for models "
-                "that decide by the nearest prototype"
+                f"a model that decides by {model.classifier.name!r} is not edited, only one that decides by the "
+                "nearest prototype: convert the network with level='image'"
             )
         self._base = model
         self.who = _login() if who is None else checks.instance("who", who, str, "a text")

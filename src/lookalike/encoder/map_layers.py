@@ -84,6 +84,8 @@ def find_layers(
     """
     if not isinstance(layers, str) or layers not in (LAST, "b4", "b234"):
         names = (layers,) if isinstance(layers, str) else tuple(checks.names("layers", layers))
+        if not names:
+            raise LookalikeError("layers names no layer: give 'last', 'b4', 'b234' or names of layers")
         modules = dict(encoder.model.named_modules())
         unknown = [name for name in names if name != LAST and (not name or name not in modules)]
         if unknown:

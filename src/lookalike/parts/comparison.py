@@ -7,7 +7,7 @@ prototype of A may be the most similar one, so as many are taken as put all prot
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model import PrototypeModel
+from lookalike.model.decision import PatchVote
 from lookalike.parts.attribution import Contributions, ExplainedBatch, explained_batches
 from lookalike.parts.per_image import drawable
 from lookalike.parts.regions import connected, place_of
@@ -45,6 +46,7 @@ class Difference:
         residual: What the positions do not add up to.
         meaning: What the lead is measured in.
         image: The image, uint8 [H, W, C]; None if the model does not know its range.
+        of_votes: Whether the lead is one of votes: where these are equal, the similarities decide, often for A.
     """
 
     class_name: str
@@ -56,6 +58,7 @@ class Difference:
     residual: float
     meaning: str
     image: np.ndarray | None = None
+    of_votes: bool = False
 
     def sentence(self) -> str:
         """Says it in a sentence."""
@@ -70,7 +73,8 @@ class Difference:
         places = list(dict.fromkeys(place for _, _, place in self.parts))
         named = " and ".join(places[:_NAMED]) + (", and others" if len(places) > _NAMED else "")
         parts = "part" if len(self.parts) == 1 else f"{len(self.parts)} parts"
-        at_least = f"without the {parts} {named} ({n} of {total} positions), '{b}' would be at least as likely"
+        end = "have at least as many votes" if self.of_votes else "be at least as likely"
+        at_least = f"without the {parts} {named} ({n} of {total} positions), '{b}' would {end}"
         return f"'{a}' rather than '{b}': {at_least}."
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,7 +148,10 @@ def difference(
         names = _names(model, batch.contributions)
         pixels = model.to_pixels(batch.inputs)
         results += [
-            _difference_of(batch, row, names[row], None if pixels is None else pixels[row].numpy())
+            replace(
+                _difference_of(batch, row, names[row], None if pixels is None else pixels[row].numpy()),
+                of_votes=isinstance(model.classifier, PatchVote),
+            )
             for row in range(len(batch.inputs))
         ]
     return results
