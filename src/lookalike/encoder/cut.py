@@ -272,6 +272,9 @@ class Encoder(nn.Module):
                 f"the class scores depend on more than the input of the head {self.head_name!r}: another path from the "
                 "images leads to them, so embeddings alone cannot be classified"
             )
+        if features.ndim == 2 and isinstance(head, CONVOLUTIONS) and max(head.kernel_size) == 1:
+            # it takes vectors as maps of one position
+            features = features.reshape(*features.shape, *(1 for _ in head.kernel_size))
         if self._is_head_enough:
             result = in_eval_mode(self.model, lambda: call(head, features))
         else:

@@ -8,7 +8,6 @@ Source: paper, appendix A.7 (the last feature map before average pooling); sever
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -18,7 +17,8 @@ from typing_extensions import override
 
 from lookalike._core import checks
 from lookalike._core.draws import normal, seeded
-from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.errors import LookalikeError, UnfitInputsError, warn_of
+from lookalike._core.extent import WHOLE, Extent
 from lookalike._core.untouched import with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.cut import Encoder, blank_inputs
@@ -28,11 +28,12 @@ from lookalike.encoder.map_layers import (
     Pooled,
     find_layers,
     fits_layout,
+    grid_in_layout,
     is_average,
-    layout_of,
     to_map,
     varied,
 )
+from lookalike.encoder.views import LayerView, Viewer
 
 T = TypeVar("T")
 
@@ -40,23 +41,6 @@ Layers = str | Sequence[str]
 
 _LEAST_FOR_PLACES = 4  # positions on a side: in a smaller map any position is near
 _NEAR = 1.5  # positions: convolutions of random weights, at the border of a small map, answer that far away
-
-
-@dataclass(frozen=True)
-class LayerView:
-    """What the positions of one layer see of the image, found by running the network.
-
-    Attributes:
-        name: The layer's name; ``"last"`` for the map that is pooled, if no module returns it.
-        grid: Height and width of the layer's own map.
-        stride: Pixels from one position to the next, down and across.
-        receptive_field: Pixels that a position in the middle depends on, down and across, cut off at the border.
-    """
-
-    name: str
-    grid: tuple[int, int]
-    stride: tuple[float, float]
-    receptive_field: tuple[int, int]
 
 
 class PatchEncoder(Encoder):
@@ -98,8 +82,11 @@ class PatchEncoder(Encoder):
         if not isinstance(sample, Tensor) or sample.ndim != 4:
             raise LookalikeError("patches are parts of images: images [N, C, H, W] are needed")
         self.image_size = (int(sample.shape[2]), int(sample.shape[3]))
+        self._image_spec = {"shape": list(sample.shape[1:]), "dtype": str(sample.dtype).removeprefix("torch.")}
+        self._extent: Extent | None = None
         with torch.no_grad():
-            self.layers, self._layouts = find_layers(image_encoder, sample[:2], layers)
+            self._layouts = find_layers(image_encoder, sample[:2], layers)
+            self.layers = tuple(self._layouts)
             self.scales = tuple(1.0 for _ in self.layers)
             if len(self.layers) == 1:
                 sample = sample[:2]  # no scale is measured
@@ -126,7 +113,9 @@ class PatchEncoder(Encoder):
         A layer's shape alone does not tell a map from channels, attention weights or tokens in another order.
         """
         for number, name in enumerate(self.layers):
-            offset = _offset_of(self, number, sample[:1])
+            offset = _offset_of(self, number, sample[:1], WHOLE)
+            if offset is not None and self.extent != WHOLE:
+                offset = _offset_of(self, number, sample[:1], self.extent)
             if offset is not None:
                 warn_of(
                     f"the positions of the layer {name!r} may be no places in the image: where a part of it changes, "
@@ -187,31 +176,73 @@ class PatchEncoder(Encoder):
     def views(self) -> list[LayerView]:
         """Returns what the positions of each layer see of the image.
 
-        The receptive field is found by a search: a band of rows (or columns) from the border is made NaN, and the
-        smallest band whose NaN reach the middle position ends at the field's edge. A field reaches the whole image if
-        something before the position looks everywhere, such as attention.
+        It is found by making bands of pixels NaN. A receptive field reaches the whole image if something before the
+        position looks everywhere, such as attention.
+
+        Raises:
+            UnfitInputsError: If the network cannot run images with NaN pixels.
         """
-        return [_view_of(self, layer) for layer in range(len(self.layers))]
+        return [self._viewer(number).view() for number in range(len(self.layers))]
+
+    @property
+    def extent(self) -> Extent:
+        """The part of the image that the cells of the joined map cover: top, left, bottom, right, as shares [4].
+
+        See ``LayerView``. It is found once, by running the network. A network that runs no images with NaN pixels is
+        taken to see the whole image evenly.
+        """
+        if self._extent is None:
+            try:
+                viewers = (self._viewer(number) for number in range(len(self.layers)))
+                self._extent = next(viewer for viewer in viewers if viewer.grid == self.grid).extent()
+            except UnfitInputsError:
+                self._extent = WHOLE
+        return self._extent
+
+    def _viewer(self, number: int) -> Viewer:
+        """Returns what runs the network to find what the positions of a layer see."""
+        name = self.layers[number]
+
+        @torch.no_grad()
+        def map_of(x: Tensor) -> Tensor:
+            return self._layer_maps(lambda: Encoder.features(self, x))[0][number]
+
+        @torch.no_grad()
+        def grid_of(x: Tensor) -> tuple[int, int] | None:
+            output = self._outputs(lambda: Encoder.features(self, x))[0].get(name)
+            return None if output is None else grid_in_layout(output, self._layouts[name])
+
+        return Viewer(name, self._blank(), map_of, grid_of)
+
+    def _blank(self) -> Tensor:
+        blank: Tensor = place(blank_inputs(self._image_spec), device_of(self), dtype_of(self))
+        if not blank.is_floating_point():  # whole numbers have no NaN
+            raise UnfitInputsError("what positions see is found with NaN pixels, and the network takes whole numbers")
+        return blank
 
     def boxes(self, positions: Tensor) -> Tensor:
         """Returns where positions lie in the image: top, left, bottom, right, as shares of height and width [..., 4].
 
-        This is a position's cell of the grid. The network's receptive field at the position is larger [ours].
+        This is a position's cell of the grid, within the part of the image that the grid covers (``extent``). The
+        network's receptive field at the position is larger [ours].
 
         Args:
             positions: Numbers of positions, row by row of the map.
         """
         rows, columns = self.grid
-        top, left = positions.div(columns, rounding_mode="floor") / rows, positions.remainder(columns) / columns
-        return torch.stack([top, left, top + 1 / rows, left + 1 / columns], -1)
+        top, left, bottom, right = self.extent
+        row, column = positions.div(columns, rounding_mode="floor"), positions.remainder(columns)
+        height, width = (bottom - top) / rows, (right - left) / columns
+        cells = [top + row * height, left + column * width, top + (row + 1) * height, left + (column + 1) * width]
+        return torch.stack(cells, -1).clamp(0, 1)
 
     @override
     def extra_repr(self) -> str:
         """Shows the layers and the grid."""
         return f"layers={self.layers}, grid={self.grid}, patch_dim={self.patch_dim}"
 
-    def _layer_maps(self, run: Callable[[], T]) -> tuple[list[Tensor], T]:
-        """Returns the map [N, D, h, w] of each layer, and what ``run``, which calls the classifier, returns."""
+    def _outputs(self, run: Callable[[], T]) -> tuple[dict[str, Tensor], T]:
+        """Returns the output of each layer, and what ``run``, which calls the classifier, returns."""
         outputs: dict[str, Tensor] = {}
 
         def keep(name: str) -> Callable[..., None]:
@@ -222,22 +253,23 @@ class PatchEncoder(Encoder):
             return hook
 
         hooks = {self.model.get_submodule(name): keep(name) for name in self.layers if name != LAST}
-        if LAST in self.layers:
-            with Pooled() as pooled:
-                result = with_forward_hooks(hooks, run)
-            features = result[0] if isinstance(result, tuple) else result
-            is_map = isinstance(features, Tensor) and features.ndim > 2
-            last = features if is_map else pooled.map
-            if isinstance(last, Tensor):
-                outputs[LAST] = last
-        else:
+        if LAST not in self.layers:
+            return outputs, with_forward_hooks(hooks, run)
+        with Pooled() as pooled:
             result = with_forward_hooks(hooks, run)
+        features = result[0] if isinstance(result, tuple) else result
+        last = pooled.of_head(features) if isinstance(features, Tensor) else pooled.source
+        if isinstance(last, Tensor):
+            outputs[LAST] = last
+        return outputs, result
+
+    def _layer_maps(self, run: Callable[[], T]) -> tuple[list[Tensor], T]:
+        """Returns the map [N, D, h, w] of each layer, and what ``run``, which calls the classifier, returns."""
+        outputs, result = self._outputs(run)
         maps = []
         for name in self.layers:
             if name not in outputs:
                 raise LookalikeError(f"the layer {name!r} gives no feature map for these inputs")
-            if name not in self._layouts:
-                self._layouts[name] = layout_of(outputs[name], self.image_size)
             layout = self._layouts[name]
             if not fits_layout(outputs[name], layout):
                 raise LookalikeError(
@@ -297,7 +329,7 @@ def _scale_of(layer_map: Tensor) -> float:
     return mean_square**-0.5 if mean_square > 0 else 1.0
 
 
-def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor) -> float | None:
+def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor, extent: Extent) -> float | None:
     """Returns how far from a changed part of an image a layer's map changes most, in positions, if that is too far.
 
     Too far is a quarter of the map's shorter side, and more than one and a half: layers in which every position sees
@@ -308,14 +340,14 @@ def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor) -> float | None
         rows, columns = layer_map.shape[2:]
         if min(rows, columns) < _LEAST_FOR_PLACES:
             return None
-        height, width = image.shape[2:]
+        top, left, bottom, right = extent
         quarters = ((1, 3), (3, 1), (1, 2), (3, 2))  # none on the diagonal, where rows and columns are alike
         places = [(r * rows // 4, c * columns // 4) for r, c in quarters]
         noise = 1 + 2 * normal(image.shape, seeded(0xC311)).to(image)
         changed = image.repeat(len(places), 1, 1, 1)
         for number, (row, column) in enumerate(places):
-            down = slice(row * height // rows, (row + 1) * height // rows)
-            across = slice(column * width // columns, (column + 1) * width // columns)
+            down = _pixels_of(row, int(rows), image.shape[2], top, bottom)
+            across = _pixels_of(column, int(columns), image.shape[3], left, right)
             changed[number, :, down, across] = noise[0, :, down, across]
         answers = encoder._layer_maps(lambda: Encoder.features(encoder, changed))[0][layer] - layer_map
     largest, strongest_position = answers.norm(dim=1).flatten(1).max(1)
@@ -330,38 +362,7 @@ def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor) -> float | None
     return offset if offset > max(_NEAR, min(rows, columns) / 4) else None
 
 
-def _view_of(encoder: PatchEncoder, layer: int) -> LayerView:
-    """Finds the stride and the receptive field of one layer."""
-    height, width = encoder.image_size
-    blank = place(blank_inputs(encoder.input_spec), device_of(encoder), dtype_of(encoder))
-
-    def is_reached(top: int, bottom: int, left: int, right: int) -> bool:
-        """Says whether NaN pixels outside of the window reach the middle position."""
-        x = blank.clone()
-        x[..., :top, :] = torch.nan
-        x[..., bottom:, :] = torch.nan
-        x[..., :left] = torch.nan
-        x[..., right:] = torch.nan
-        with torch.no_grad():
-            layer_map = encoder._layer_maps(lambda: Encoder.features(encoder, x))[0][layer]
-        rows, columns = layer_map.shape[2:]
-        return bool(layer_map[0, :, rows // 2, columns // 2].isnan().any())
-
-    top = _largest(lambda edge: not is_reached(edge, height, 0, width), height)
-    left = _largest(lambda edge: not is_reached(0, height, edge, width), width)
-    bottom = height - _largest(lambda edge: not is_reached(0, height - edge, 0, width), height)
-    right = width - _largest(lambda edge: not is_reached(0, height, 0, width - edge), width)
-    with torch.no_grad():
-        layer_map = encoder._layer_maps(lambda: Encoder.features(encoder, blank))[0][layer]
-    grid = (int(layer_map.shape[2]), int(layer_map.shape[3]))
-    stride = (height / grid[0], width / grid[1])
-    return LayerView(encoder.layers[layer], grid, stride, (max(bottom - top, 1), max(right - left, 1)))
-
-
-def _largest(holds: Callable[[int], bool], limit: int) -> int:
-    """Returns the largest number up to a limit for which a condition holds that holds for 0 and then once fails."""
-    low, high = 0, limit + 1
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if holds(middle) else (low, middle)
-    return low
+def _pixels_of(position: int, n: int, length: int, start: float, end: float) -> slice:
+    """Returns the pixels of one of n cells that cover an axis of a length from one share of it to another."""
+    first = int((start + position * (end - start) / n) * length)
+    return slice(first, max(int((start + (position + 1) * (end - start) / n) * length), first + 1))

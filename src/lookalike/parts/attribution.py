@@ -9,7 +9,7 @@ Source: gradient-free maps follow the abstract of "Post-hoc Self-explanation of 
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -17,10 +17,12 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.extent import WHOLE, Extent, cells_of_pixels
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import Encoder
 from lookalike.encoder.finite import check_zeros, zeros_if_finite
+from lookalike.encoder.map_layers import NoMapError
 from lookalike.encoder.patches import PatchEncoder, patch_reader
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead, NearestPrototype
@@ -46,6 +48,7 @@ class Contributions:
         of_prototypes: Whether targets and rivals are prototypes, and not classes.
         meaning: What the score is, in words.
         image_size: Height and width of the images.
+        extent: The part of the images that the cells of the maps cover, see ``PatchEncoder.extent``.
     """
 
     maps: Tensor
@@ -56,17 +59,30 @@ class Contributions:
     of_prototypes: bool
     meaning: str
     image_size: tuple[int, int]
+    extent: Extent = WHOLE
 
     def upsampled(self) -> Tensor:
-        """Returns the maps at the size of the images [N, H, W], each cell's value shared out evenly over its pixels."""
-        pixels = nn.functional.interpolate(self.maps[:, None], self.image_size, mode="nearest-exact")
-        cells = nn.functional.interpolate(
-            torch.arange(self.maps[0].numel(), dtype=self.maps.dtype).view(1, 1, *self.maps.shape[1:]),
-            self.image_size,
-            mode="nearest-exact",
-        )
-        counts = cells.long().flatten().bincount(minlength=self.maps[0].numel())
-        return pixels[:, 0] / counts[cells.long()[0, 0]]
+        """Returns the maps at the size of the images [N, H, W], each cell's value shared out evenly over its pixels.
+
+        Pixels outside of ``extent`` have 0.
+        """
+        (height, width), (top, left, bottom, right) = self.maps.shape[1:], self.extent
+        down = _shares_of_pixels(height, self.image_size[0], top, bottom).to(self.maps)
+        across = _shares_of_pixels(width, self.image_size[1], left, right).to(self.maps)
+        return down @ self.maps @ across.T
+
+
+def _shares_of_pixels(n: int, length: int, start: float, end: float) -> Tensor:
+    """Returns which share of each of n cells each pixel along an axis gets [length, n].
+
+    A cell that is smaller than a pixel, and has the middle of none, goes to the pixel that it lies in.
+    """
+    cells = torch.from_numpy(cells_of_pixels(n, length, start, end))
+    shares = nn.functional.one_hot(cells.clamp_min(0), n).double() * (cells >= 0)[:, None]
+    centres = (start + (torch.arange(n, dtype=torch.float64) + 0.5) * (end - start) / n) * length
+    is_lost = (shares.sum(0) == 0) & (centres >= 0) & (centres < length)
+    shares[centres[is_lost].long(), is_lost.nonzero()[:, 0]] = 1
+    return shares / shares.sum(0).clamp_min(1)
 
 
 @keeps_torch_settings
@@ -163,7 +179,7 @@ def explained_batches(
             for has_one, given in zip(owned.cpu(), of_rows, strict=True):
                 _check_have_prototypes(model, has_one, given)
             leads = _leads_of_classes(model, maps, embeddings, explained) if compares else []
-        yield ExplainedBatch(x, explained, *leads)
+        yield ExplainedBatch(x, replace(explained, extent=reader.extent), *leads)
         first += len(x)
     targets.check_count(first)
     rivals.check_count(first)
@@ -179,7 +195,14 @@ def reader_of(model: PrototypeModel, x: Tensor) -> PatchEncoder:
         return model.encoder
     if not isinstance(model.encoder, Encoder):
         raise LookalikeError("the network was not cut by an Encoder, so its feature map is not known")
-    reader = patch_reader(model.encoder, x)
+    try:
+        reader = patch_reader(model.encoder, x)
+    except NoMapError:
+        raise LookalikeError(
+            "no feature map larger than 1×1 was found that is averaged before the network's head, so no positions add "
+            "up to a score; take heat-maps (explain(..., relevance=True)), or convert with level='patch' and name a "
+            "layer that returns a map (layers=)"
+        ) from None
     if not reader.is_pooled:
         raise LookalikeError(
             "the embedding is not the average over the positions of a feature map (a class token, for example, is "
@@ -398,5 +421,5 @@ def _join(results: list[Contributions]) -> Contributions:
     targets = torch.cat([part.targets for part in results])
     return Contributions(
         **joined, targets=targets, rivals=rivals, of_prototypes=first.of_prototypes, meaning=first.meaning,
-        image_size=first.image_size,
+        image_size=first.image_size, extent=first.extent,
     )  # fmt: skip
