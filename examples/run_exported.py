@@ -111,10 +111,16 @@ def picture_of(place: str, folder: Path) -> Image.Image:
     return Image.open(folder / place)
 
 
-def box_of(place: int, rows: int, columns: int) -> tuple:
-    """Returns where a part lies in its image: top, left, bottom, right, as shares of the sides."""
+def box_of(place: int, rows: int, columns: int, extent: tuple) -> tuple:
+    """Returns where a part lies in its image: top, left, bottom, right, as shares of the sides.
+
+    The extent is the part of the image that all parts cover together.
+    """
     row, column = divmod(place, columns)
-    return row / rows, column / columns, (row + 1) / rows, (column + 1) / columns
+    top, left, bottom, right = extent
+    height, width = (bottom - top) / rows, (right - left) / columns
+    box = top + row * height, left + column * width, top + (row + 1) * height, left + (column + 1) * width
+    return tuple(min(max(side, 0), 1) for side in box)
 
 
 def frame(picture: Image.Image, box: tuple, rank: int) -> None:
@@ -173,7 +179,7 @@ def main(exported: Path, photograph: Path) -> None:
         which = f"the part framed in {COLOURS[rank % len(COLOURS)]} " if parts else ""
         print(f"  {which}looks like prototype {number} of {prototype['class']!r}, percentile {percentile:.0f}")
         if parts:
-            frame(sheet[0], box_of(int(answer["places"][rank]), *parts["grid"]), rank)
+            frame(sheet[0], box_of(int(answer["places"][rank]), *parts["grid"], described["extent"]), rank)
         if prototype["image"]:
             sheet.append(picture_of(prototype["image"], exported).convert("RGB").resize((width, height)))
             captions.append(f"prototype {number}: {prototype['class']}")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lookalike._core import checks
 from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError, first_line
+from lookalike._core.extent import WHOLE, Extent
 from lookalike._core.files import check_writable
 from lookalike._core.fresh_folder import check_replaceable, fresh_folder
 from lookalike._core.provenance import fingerprint_tensors, versions
@@ -25,9 +26,10 @@ from lookalike._core.replacing import replacing_file
 from lookalike._core.untouched import keeps_random_states, with_log_level
 from lookalike.data import Preprocessing
 from lookalike.doubt import Doubt
-from lookalike.encoder import Encoder
+from lookalike.encoder import Encoder, device_of, dtype_of, place
+from lookalike.encoder.cut import blank_inputs
 from lookalike.encoder.head import CONVOLUTIONS
-from lookalike.encoder.patches import PatchEncoder
+from lookalike.encoder.patches import PatchEncoder, patch_reader
 from lookalike.export.plain import PlainModel
 from lookalike.export.plain_parts import PlainParts
 from lookalike.export.thresholds import Thresholds
@@ -348,6 +350,7 @@ def describe(
         "class_names": model.class_names,
         "n_nearest": plain.n_nearest,
         "evidence": isinstance(plain, PlainParts) or plain.evidence is not None,
+        "extent": list(_extent(model, plain)),
         "parts": _parts(model),
         "calibration": None if isinstance(plain, PlainParts) else _calibration(model.doubt, plain.thresholds),
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
@@ -383,6 +386,16 @@ def _parts(model: PrototypeModel) -> dict[str, Any] | None:
         "layers": list(model.encoder.layers),
         "decision": model.classifier.name,
     }
+
+
+def _extent(model: PrototypeModel, plain: Plain) -> Extent:
+    """Returns the part of the image that the cells of an answer's maps cover: top, left, bottom, right, as shares."""
+    if isinstance(model.encoder, PatchEncoder):
+        return model.encoder.extent
+    if isinstance(plain, PlainParts) or plain.evidence is None or not isinstance(model.encoder, Encoder):
+        return WHOLE
+    blank = place(blank_inputs(model.encoder.input_spec), device_of(model.encoder), dtype_of(model.encoder))
+    return patch_reader(model.encoder, blank).extent
 
 
 def _box(model: PrototypeModel, prototype: int) -> list[float] | None:

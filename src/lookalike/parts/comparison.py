@@ -16,6 +16,7 @@ from torch import Tensor
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.extent import WHOLE, Extent, over_image
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model import PrototypeModel
@@ -46,6 +47,7 @@ class Difference:
         residual: What the positions do not add up to.
         meaning: What the lead is measured in.
         image: The image, uint8 [H, W, C]; None if the model does not know its range.
+        extent: The part of the image that the cells of the map cover, see ``PatchEncoder.extent``.
         of_votes: Whether the lead is one of votes: where these are equal, the similarities decide, often for A.
     """
 
@@ -58,6 +60,7 @@ class Difference:
     residual: float
     meaning: str
     image: np.ndarray | None = None
+    extent: Extent = WHOLE
     of_votes: bool = False
 
     def sentence(self) -> str:
@@ -102,7 +105,7 @@ class Difference:
         image = drawable(self.image)
         masks = [mask for mask, _, _ in self.parts]
         title = f"place by place\nred for {visible(self.class_name)}, blue for {visible(self.other_name)}"
-        return plot_difference(image, self.map, masks, self._share(), title=title, ax=ax)
+        return plot_difference(image, self.map, masks, self._share(), title=title, covered=self.extent, ax=ax)
 
     def _share(self) -> str:
         """Says what the deciding parts give of the lead; together they give all of it, or more."""
@@ -193,7 +196,10 @@ def _difference_of(batch: ExplainedBatch, row: int, names: tuple[str, str], imag
         is_gone = remaining <= _ROUNDING * lead
         n_deciding = int(np.argmax(is_gone)) + 1 if is_gone.any() else 0
         deciding.flat[order[:n_deciding]] = True
-    deciding_parts = [(mask, float(by_position[mask].sum() / lead), place_of(mask)) for mask in connected(deciding)]
+    deciding_parts = [
+        (mask, float(by_position[mask].sum() / lead), place_of(over_image(mask, explained.extent)))
+        for mask in connected(deciding)
+    ]
     return Difference(
         class_name=names[0],
         other_name=names[1],
@@ -204,6 +210,7 @@ def _difference_of(batch: ExplainedBatch, row: int, names: tuple[str, str], imag
         residual=float(explained.residuals[row]),
         meaning=explained.meaning,
         image=image,
+        extent=explained.extent,
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.extent import WHOLE, Extent, over_image
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.conversion.clustering import cluster
@@ -66,6 +67,7 @@ class PairedRegions:
         best_single: Share that the three best pairs of single positions carry.
         image: The input, uint8 [H, W, C]; None if the model does not know its range.
         prototype_image: The prototype's nearest training image, uint8 [H, W, C].
+        extent: The part of the images that the cells of the regions cover, see ``PatchEncoder.extent``.
         by_evidence: Whether the prototype is the one that most of the evidence comes from, in a model of patches, and
             not the most similar one.
     """
@@ -78,6 +80,7 @@ class PairedRegions:
     best_single: float
     image: np.ndarray | None
     prototype_image: np.ndarray
+    extent: Extent = WHOLE
     by_evidence: bool = False
 
     def sentence(self) -> str:
@@ -97,13 +100,16 @@ class PairedRegions:
         if self.explained > MUCH:
             return f"{begin}, but no part explains this: parts that are alike and parts that are not nearly cancel out."
         links = ", ".join(
-            f"{part_of(pair.here)} like {part_of(pair.there)} there ({pair.share:.0%})" for pair in self.pairs
+            f"{self._part(pair.here)} like {self._part(pair.there)} there ({pair.share:.0%})" for pair in self.pairs
         )
         too_much = ""
         if self.explained > 1 + ROUNDING:
             whole = f"{self.explained:.0%} of their likeness, more than all of it"
             too_much = f" That is {whole}: other parts make the images less alike."
         return f"{begin}: {links}.{too_much}"
+
+    def _part(self, mask: np.ndarray) -> str:
+        return part_of(over_image(mask, self.extent))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -135,7 +141,7 @@ class PairedRegions:
         if not little and self.explained > 1 + ROUNDING:
             note = f"{self.explained:.0%} in all: other parts make them less alike"
             note = "alike and unlike parts nearly cancel out" if self.explained > MUCH else note
-        return plot_pairs(image, self.prototype_image, regions, captions, note=note, ax=ax)
+        return plot_pairs(image, self.prototype_image, regions, captions, note=note, covered=self.extent, ax=ax)
 
 
 @keeps_torch_settings
@@ -219,7 +225,7 @@ def pairs_with_images(
                 model, number, here[row], there[which[row]], reader.grid, (n_kinds, seed),
                 None if pixels is None else pixels[row].numpy(),
             )  # fmt: skip
-            results.append(replace(pair, by_evidence=by_evidence))
+            results.append(replace(pair, extent=reader.extent, by_evidence=by_evidence))
     asked.check_count(len(results))
     return results
 

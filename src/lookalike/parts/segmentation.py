@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
+from lookalike._core.extent import WHOLE, Extent, cells_of_pixels
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
@@ -35,6 +36,7 @@ class Segments:
         images: The images as the network sees them, uint8 [N, H, W, C]; None if the model does not know their range.
         class_names: Names of the K classes.
         labels: Classes of the prototypes [P].
+        extent: The part of the images that the cells of the grid cover, see ``PatchEncoder.extent``.
     """
 
     concepts: Tensor
@@ -45,14 +47,19 @@ class Segments:
     images: Tensor | None
     class_names: list[str]
     labels: Tensor
+    extent: Extent = WHOLE
 
     def upsampled(self) -> Tensor:
         """Returns the concepts at the size of the images [N, H, W].
 
-        Each pixel gets the concept of its cell of the grid: no border is drawn finer than the network knows it.
+        Each pixel gets the concept of its cell of the grid: no border is drawn finer than the network knows it. Pixels
+        outside of ``extent`` have −1.
         """
-        pixels = nn.functional.interpolate(self.concepts[:, None].double(), self.image_size, mode="nearest-exact")
-        return pixels[:, 0].long()
+        (height, width), (top, left, bottom, right) = self.concepts.shape[1:], self.extent
+        rows = torch.from_numpy(cells_of_pixels(height, self.image_size[0], top, bottom))
+        columns = torch.from_numpy(cells_of_pixels(width, self.image_size[1], left, right))
+        is_covered = (rows >= 0)[:, None] & (columns >= 0)
+        return self.concepts[:, rows][..., columns].where(is_covered, -1)
 
     def of_image(self, row: int) -> "Segments":
         """Returns the concepts of one image, as a result for one image."""
@@ -82,7 +89,8 @@ class Segments:
         checks.whole_number("row", row, 0, len(self.concepts) - 1)
         numbers = self.concepts[row].unique().tolist()
         captions = {j: f"{j}: {self.class_names[int(self.labels[j])]}" for j in numbers}
-        return plot_segments(images[row].numpy(), self.concepts[row].numpy(), captions, ax=ax)
+        concepts = self.concepts[row].numpy()
+        return plot_segments(images[row].numpy(), concepts, captions, covered=self.extent, ax=ax)
 
 
 @keeps_torch_settings
@@ -123,6 +131,7 @@ def segment(model: PrototypeModel, inputs: Any, batch_size: int = 64) -> Segment
         images=torch.cat(pixel_batches) if len(pixel_batches) == len(pixels) else None,
         class_names=model.class_names,
         labels=labels.cpu(),
+        extent=encoder.extent,
     )
 
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
+from lookalike._core.extent import WHOLE, Extent, cells_of_pixels
 from lookalike.plots.heatmap import paint
-from lookalike.plots.regions import colours_of, draw_region, picture_extent
+from lookalike.plots.regions import Picture, colours_of, draw_region
 from lookalike.plots.tiles import GAP, caption_height, draw_tile, tile_axes, wrapped
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def plot_difference(
     caption: str,
     *,
     title: str = "",
+    covered: Extent = WHOLE,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws an image with outlines of the parts that decide, and beside it what each position adds.
@@ -31,6 +33,7 @@ def plot_difference(
         masks: The parts that decide, each [h, w], bool.
         caption: Written below the image: a first line, and what the parts add after a line break.
         title: Written below the map, likewise.
+        covered: The part of the image that the cells of the map cover: top, left, bottom, right, as shares.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -43,10 +46,11 @@ def plot_difference(
     ax = tile_axes(ax, right + 1, 1 + max(caption_height(caption), caption_height(title)))
     draw_tile(ax, image, 0, 0, caption=caption)
     for mask, colour in zip(masks, colours_of(len(masks)), strict=True):
-        draw_region(ax, mask, picture_extent(image, 0, 0), colour)
-    rows = np.arange(image.shape[0]) * by_position.shape[0] // image.shape[0]
-    columns = np.arange(image.shape[1]) * by_position.shape[1] // image.shape[1]
-    pixels = by_position[np.ix_(rows, columns)]
+        draw_region(ax, mask, Picture.at(image, 0, 0), colour, covered)
+    top, left, bottom, right_edge = covered
+    rows = cells_of_pixels(by_position.shape[0], image.shape[0], top, bottom)
+    columns = cells_of_pixels(by_position.shape[1], image.shape[1], left, right_edge)
+    pixels = np.where((rows >= 0)[:, None] & (columns >= 0), by_position[np.ix_(rows, columns)], 0)
     limit = float(np.abs(by_position).max()) or 1.0
     draw_tile(ax, paint(pixels / limit, 1.0, image), right, 0, caption=title)
     return ax

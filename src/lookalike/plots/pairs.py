@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
-from lookalike.plots.regions import colours_of, draw_region, picture_extent
+from lookalike._core.extent import WHOLE, Extent
+from lookalike.plots.regions import Picture, colours_of, draw_region
 from lookalike.plots.tiles import MUTED, caption_height, draw_tile, tile_axes, wrapped
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def plot_pairs(
     captions: tuple[str, str],
     *,
     note: str = "",
+    covered: Extent = WHOLE,
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws an input and a prototype's image; corresponding regions have outlines of one colour, joined by a line.
@@ -34,6 +36,7 @@ def plot_pairs(
             carries.
         captions: Of the two images.
         note: A line below, such as "no part explains this".
+        covered: The part of both images that the cells of the regions cover: top, left, bottom, right, as shares.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -47,10 +50,10 @@ def plot_pairs(
     ax = tile_axes(ax, 2 + _BETWEEN, below + (_NOTE if note else 0))
     draw_tile(ax, image, 0, 0, caption=lines[0])
     draw_tile(ax, prototype_image, right, 0, caption=lines[1])
-    extents = picture_extent(image, 0, 0), picture_extent(prototype_image, right, 0)
+    pictures = Picture.at(image, 0, 0), Picture.at(prototype_image, right, 0)
     for number, ((here, there, share), colour) in enumerate(zip(regions, colours_of(len(regions)), strict=True)):
-        draw_region(ax, here, extents[0], colour)
-        draw_region(ax, there, extents[1], colour)
+        draw_region(ax, here, pictures[0], colour, covered)
+        draw_region(ax, there, pictures[1], colour, covered)
         y = 0.2 + 0.28 * number
         ax.plot([1.05, right - 0.05], [y, y], color=colour, linewidth=2.2)
         ax.text(1 + _BETWEEN / 2, y - 0.03, f"{share:.0%}", ha="center", va="bottom", fontsize=8, color=MUTED)

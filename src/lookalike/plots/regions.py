@@ -1,8 +1,10 @@
 """Regions of a grid on a picture: their colours, cells and outlines."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from lookalike._core.extent import WHOLE, Extent
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,14 +26,39 @@ def colours_of(number: int) -> np.ndarray:
     return colormaps[_MANY](np.arange(number) % 20)[:, :3]
 
 
-def picture_extent(image: np.ndarray, x: float, y: float, size: float = 1.0) -> tuple[float, float, float, float]:
-    """Returns left, right, bottom and top of a picture [H, W, C] that ``draw_tile`` fits into a square at (x, y)."""
-    height, width = np.array(image.shape[:2]) * size / max(image.shape[:2])
-    left, top = x + (size - width) / 2, y + (size - height) / 2
-    return left, left + width, top + height, top
+class Picture(NamedTuple):
+    """The edges of a picture in the coordinates of the axes, whose y grows downwards."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    @classmethod
+    def at(cls, image: np.ndarray, x: float, y: float) -> "Picture":
+        """Returns where ``draw_tile`` fits a picture [H, W, C] into a square at (x, y)."""
+        height, width = np.array(image.shape[:2]) / max(image.shape[:2])
+        left, top = x + (1 - width) / 2, y + (1 - height) / 2
+        return cls(left, left + width, top + height, top)
+
+    def part(self, covered: Extent) -> "Picture":
+        """Returns the edges of a part of it."""
+        (top, left, bottom, right), width, height = covered, self.right - self.left, self.bottom - self.top
+        return Picture(
+            self.left + left * width, self.left + right * width, self.top + bottom * height, self.top + top * height
+        )
 
 
-def draw_region(ax: "Axes", mask: np.ndarray, extent: tuple[float, float, float, float], colour: Any) -> None:
+def draw_cells(ax: "Axes", colours: np.ndarray, picture: Picture, covered: Extent) -> None:
+    """Draws colours [h, w, 4] on the part of a picture that the cells of a grid cover."""
+    from matplotlib.patches import Rectangle
+
+    drawn = ax.imshow(colours, extent=picture.part(covered), interpolation="nearest", aspect="equal")
+    size = picture.right - picture.left, picture.bottom - picture.top
+    drawn.set_clip_path(Rectangle((picture.left, picture.top), *size, transform=ax.transData))
+
+
+def draw_region(ax: "Axes", mask: np.ndarray, picture: Picture, colour: Any, covered: Extent = WHOLE) -> None:
     """Draws a mask [h, w] on a picture: its cells in a tint, and their border within them.
 
     The tint tells the inside from a hole. The border keeps within the mask, so that those of neighbours are both seen.
@@ -39,11 +66,12 @@ def draw_region(ax: "Axes", mask: np.ndarray, extent: tuple[float, float, float,
     from matplotlib.colors import to_rgb
 
     tint = np.concatenate([np.broadcast_to(to_rgb(colour), (*mask.shape, 3)), _TINT * mask[..., None]], 2)
-    ax.imshow(tint, extent=extent, interpolation="nearest", aspect="equal")
-    left, right, bottom, top = extent
+    draw_cells(ax, tint, picture, covered)
+    left, right, bottom, top = picture.part(covered)
     rows, columns = mask.shape
     padded = np.pad(mask, 1)
-    xs, ys = np.linspace(left, right, columns + 1), np.linspace(top, bottom, rows + 1)
+    xs = np.linspace(left, right, columns + 1).clip(picture.left, picture.right)
+    ys = np.linspace(top, bottom, rows + 1).clip(picture.top, picture.bottom)
     for row in range(rows + 1):
         for column in range(columns):
             above, below = padded[row, column + 1], padded[row + 1, column + 1]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
-from lookalike.plots.regions import colours_of, picture_extent
+from lookalike._core.extent import WHOLE, Extent
+from lookalike.plots.regions import Picture, colours_of, draw_cells
 from lookalike.plots.tiles import GAP, INK, draw_tile, shorten, tile_axes
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ _OPACITY = 0.6  # of the colours over the image
 
 
 def plot_segments(
-    image: np.ndarray, concepts: np.ndarray, captions: Mapping[int, str], *, ax: "Axes | None" = None
+    image: np.ndarray,
+    concepts: np.ndarray,
+    captions: Mapping[int, str],
+    *,
+    covered: Extent = WHOLE,
+    ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws an image, and beside it the concept of each position in colour.
 
@@ -29,6 +35,7 @@ def plot_segments(
         image: uint8 [H, W, C].
         concepts: Number of the concept of each position [h, w].
         captions: What to call each concept that occurs.
+        covered: The part of the image that the cells cover: top, left, bottom, right, as shares.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -49,7 +56,7 @@ def plot_segments(
     rank = np.searchsorted(np.sort(numbers), concepts)
     colour_of_cell = colours[np.argsort(numbers, kind="stable")][rank]
     painted = np.concatenate([colour_of_cell, np.full((*rank.shape, 1), _OPACITY)], 2)
-    ax.imshow(painted, extent=picture_extent(image, left, 0), interpolation="nearest", aspect="equal")
+    draw_cells(ax, painted, Picture.at(image, left, 0), covered)
     for line, (number, count) in enumerate(zip(numbers[:_MOST_CONCEPTS], counts, strict=False)):
         y = (line + 0.5) * _LINE
         ax.plot([2 * left + 0.05], [y], marker="s", markersize=6, color=colours[line])

@@ -66,16 +66,20 @@ function draw(canvas, picture, colourOf) {
   context.putImageData(shown, 0, 0);
 }
 
-// Draws a map [height, width] over a faint grey picture, smoothly between the positions.
+// Draws a map [height, width] over a faint grey picture, smoothly between the positions. What the cells of the map do not
+// cover, as in a network that cuts off a part of the picture, has no colour.
 function drawMap(canvas, picture, map, height, width, limit) {
+  const [top, left, bottom, right] = described.extent;
   const at = (y, x) => map[Math.min(Math.max(y, 0), height - 1) * width + Math.min(Math.max(x, 0), width - 1)];
   draw(canvas, picture, (k, rgb) => {
-    const y = ((Math.floor(k / picture.width) + 0.5) * height) / picture.height - 0.5;
-    const x = (((k % picture.width) + 0.5) * width) / picture.width - 0.5;
+    const down = ((Math.floor(k / picture.width) + 0.5) / picture.height - top) / (bottom - top);
+    const across = (((k % picture.width) + 0.5) / picture.width - left) / (right - left);
+    const isCovered = down >= 0 && down <= 1 && across >= 0 && across <= 1;
+    const [y, x] = [down * height - 0.5, across * width - 0.5];
     const [y0, x0] = [Math.floor(y), Math.floor(x)];
     const [b, a] = [y - y0, x - x0];
     const value = (1 - b) * ((1 - a) * at(y0, x0) + a * at(y0, x0 + 1)) + b * ((1 - a) * at(y0 + 1, x0) + a * at(y0 + 1, x0 + 1));
-    const share = (Math.min(Math.max(value / limit, -1), 1) + 1) / 2;
+    const share = (Math.min(Math.max(isCovered ? value / limit : 0, -1), 1) + 1) / 2;
     const colour = colours[Math.round(share * (colours.length - 1))];
     const grey = 0.55 + (0.45 * (rgb[0] + rgb[1] + rgb[2])) / 765;
     return colour.map((part) => part * grey);
@@ -87,7 +91,10 @@ function boxOf(place) {
   if (!described.parts) return null;
   const [rows, columns] = described.parts.grid;
   const [row, column] = [Math.floor(place / columns), place % columns];
-  return [row / rows, column / columns, (row + 1) / rows, (column + 1) / columns];
+  const [top, left, bottom, right] = described.extent;
+  const [height, width] = [(bottom - top) / rows, (right - left) / columns];
+  const box = [top + row * height, left + column * width, top + (row + 1) * height, left + (column + 1) * width];
+  return box.map((side) => Math.min(Math.max(side, 0), 1));
 }
 
 // Puts a frame around a part of a picture that fills its place as far as its shape allows, as the drawing of the frame does.
