@@ -61,6 +61,7 @@ class Explanation:
             unstable rule ``share``, else None.
         doubt: Which classes it may have, and how unfamiliar it is; None if the model is not calibrated.
         parts: Which parts decide, and which look like which; None if parts were not requested.
+        reason: How the prediction follows from the nearest prototype, in words that the class's name follows.
     """
 
     prediction: int
@@ -80,6 +81,7 @@ class Explanation:
     map_stability: float | None = None
     doubt: InputDoubt | None = None
     parts: ExplainedParts | None = None
+    reason: str = "so the prediction is"
 
     @property
     def correct(self) -> bool | None:
@@ -125,7 +127,7 @@ class Explanation:
             f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}'{first.called()}"
             f"{first.shown_by()} "
             f"({self.nearness_of(first)}), "
-            f"{self._conclusion()} '{visible(self.class_name)}' ({self.probability:.0%})."
+            f"{self.reason} '{visible(self.class_name)}' ({self.probability:.0%})."
         )
         if self.unfamiliar:
             why = why_unfamiliar(is_calibrated=self.doubt is not None, of_patches=first.sample == "patch")
@@ -158,12 +160,6 @@ class Explanation:
         """Shows the input beside its prototypes in a notebook, or the sentence alone."""
         picture = None if self.image is None else png_of(self.plot())
         return as_html(self.sentence(), picture=picture)
-
-    def _conclusion(self) -> str:
-        """Returns how the prediction follows: from the nearest prototype, or from all of them together."""
-        if self.likenesses[0].label == self.prediction:
-            return "so the prediction is"
-        return "but all prototypes together vote for"
 
     def nearness_of(self, near: Likeness) -> str:
         """Says how far away a prototype is, in numbers of training images; the same words wherever it is shown."""
@@ -461,6 +457,7 @@ def _explain_batch(
             original=originals[row],
             contrast=contrast(row, originals[row]),
             doubt=None if doubts is None else doubts[row],
+            reason=model.classifier.reason(is_nearest=near.facts.labels[order[row][0]] == predictions[row]),
         )
         for row in range(len(predictions))
     ]

@@ -202,6 +202,6 @@ def test_a_page_frames_the_parts(browser, tmp_path):
     here = tab.locator("#likenesses article").first.locator("rect").nth(1)
     assert float(here.get_attribute("y")) == pytest.approx(12 * row / rows)
     assert float(here.get_attribute("x")) == pytest.approx(12 * column / columns)
-    assert "all parts together decide for" in tab.locator("#reason").inner_text()
+    assert "all patches together decide for" in tab.locator("#reason").inner_text()
     assert said == []
     tab.close()

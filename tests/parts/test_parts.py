@@ -112,6 +112,40 @@ def test_the_rival_of_a_head_is_the_class_with_the_next_score(data):
     assert [one.other_name for one in difference(model, x[:6])] == [model.class_names[k] for k in order[:, 1]]
 
 
+def test_what_the_biases_of_a_head_add_is_told(data):
+    x, _ = data
+    net = make_net()
+    net[5] = nn.Linear(6, 3)
+    net[5].weight.data[:] = net[5].weight.data[:1] + torch.tensor([[0.0], [0.01], [0.02]])
+    for bias, told in ((9.0, "The biases of the head make "), (-0.01, "The biases of the head speak for ")):
+        net[5].bias.data = torch.tensor([0.0, 0.0, bias])
+        model = convert(net, (x, torch.arange(40) % 3), level="head", progress=False)
+        for one in difference(model, x[:4], 2, 1):
+            assert one.lead == pytest.approx(float(one.map.sum()) + bias, rel=1e-4)
+            if one.lead > 0:
+                assert told in one.sentence()
+                assert f"{abs(bias) / one.lead:.0%} of the lead" in one.sentence()
+    net[5].bias.data = torch.tensor([9.0, 0.0, 0.0])
+    (one,) = explain(convert(net, (x, torch.arange(40) % 3), level="head", progress=False), x[:1], n_nearest=1)
+    assert one.likenesses[0].label != one.prediction == 0
+    assert ", but with the biases of the head the prediction is '0' (" in one.sentence()
+
+
+def test_the_rival_of_a_vote_is_the_more_probable_class_of_equally_many_votes(data):
+    x, _ = data
+    model = convert(make_net(), (x, torch.arange(40) % 4), n_prototypes=2, level="patch", progress=False)
+    z = model.embed(x)
+    scores, probabilities = model.scores_of(z), model.probabilities_of(z)
+    n_ties = 0
+    for row, one in enumerate(difference(model, x)):
+        others = [k for k in range(4) if k != int(scores[row].argmax())]
+        most = max(float(scores[row, k]) for k in others)
+        tied = [k for k in others if float(scores[row, k]) > most - 1e-6]
+        n_ties += len(tied) > 1
+        assert one.other_name == str(max(tied, key=lambda k, row=row: float(probabilities[row, k])))
+    assert n_ties
+
+
 def test_without_the_deciding_positions_the_other_class_would_be_ahead(data):
     x, y = data
     model = convert(make_net(), data, n_prototypes=2)
@@ -128,8 +162,8 @@ def test_without_the_deciding_positions_the_other_class_would_be_ahead(data):
         if n_deciding == 16:
             assert told.endswith("no part decides alone; it takes all 16 positions.")
         else:
-            assert ": without the part " in told
-            end = f"({n_deciding} of 16 positions), '{explained.other_name}' would be at least as likely."
+            assert ": but for what the part " in told
+            end = f"({n_deciding} of 16 positions) adds, '{explained.other_name}' would be at least as likely."
             assert told.endswith(end)
     with pytest.raises(LookalikeError, match="is compared with itself"):
         difference(model, x[:1], 0, 0)

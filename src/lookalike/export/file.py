@@ -352,6 +352,10 @@ def describe(
         "evidence": isinstance(plain, PlainParts) or plain.evidence is not None,
         "extent": list(_extent(model, plain)),
         "parts": _parts(model),
+        "reasons": {
+            "nearest": model.classifier.reason(is_nearest=True),
+            "otherwise": model.classifier.reason(is_nearest=False),
+        },
         "calibration": None if isinstance(plain, PlainParts) else _calibration(model.doubt, plain.thresholds),
         "similarity": {"name": model.similarity.name, "options": plain_json(model.similarity.options())},
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),

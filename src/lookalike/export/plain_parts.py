@@ -11,9 +11,8 @@ from lookalike.export.order import StableOrder
 from lookalike.export.plain import is_negative_distance, only
 from lookalike.export.trunk import trace_maps
 from lookalike.model import PrototypeModel
+from lookalike.model.decision import strongest_rivals
 from lookalike.parts.segmentation import patch_parts
-
-_SAME_SCORE = 1e-6  # a vote of one in 10,000 patches is more, and rounding is less
 
 
 class PartsAnswer(NamedTuple):
@@ -126,10 +125,7 @@ class PlainParts(nn.Module):
         Of rivals with the same score, as with equally many votes, the most probable one counts.
         """
         classes = rows_of(self.labels[:, None], nearest)[..., 0]  # [N, k]
-        is_own = classes[..., None] == torch.arange(self.n_classes, device=scores.device)
-        of_others = scores[:, None].masked_fill(is_own, -torch.inf)
-        is_first = of_others >= of_others.amax(-1, keepdim=True) - _SAME_SCORE
-        rivals = probabilities[:, None].masked_fill(~is_first, -1.0).argmax(-1)
+        rivals = strongest_rivals(scores, probabilities, classes)
         own, of_rivals = (
             contributions.gather(2, of_class[:, None].expand(-1, contributions.shape[1], -1))
             for of_class in (classes, rivals)

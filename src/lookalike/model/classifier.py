@@ -49,6 +49,14 @@ class TransparentClassifier(nn.Module, ABC):
         """Returns class probabilities [N, K]."""
         return self.log_probabilities(similarities, labels, n_classes).softmax(1)
 
+    def reason(self, *, is_nearest: bool) -> str:
+        """Says how a prediction follows from the most similar prototype, in words that the class's name follows.
+
+        Args:
+            is_nearest: Whether that prototype is of the predicted class.
+        """
+        return "so the prediction is" if is_nearest else "but all prototypes together vote for"
+
     def options(self) -> dict[str, Any]:
         """Returns the options with which it can be created again."""
         return {}
@@ -164,6 +172,18 @@ class LinearHead(TransparentClassifier):
         if tuple(self.weight.shape) != expected:
             raise LookalikeError(f"the linear head has weights {tuple(self.weight.shape)}; it needs {expected}")
         return nn.functional.linear(similarities, self.weight.to(similarities.dtype), _as(self.bias, similarities))
+
+    @property
+    def weighs_own_prototype(self) -> bool:
+        """Whether a class's score is the similarity to its one prototype, and its bias, as in a head's own model."""
+        weight = self.weight.detach()
+        return weight.shape[0] == weight.shape[1] and torch.equal(weight, torch.eye(len(weight)).to(weight))
+
+    @override
+    def reason(self, *, is_nearest: bool) -> str:
+        if is_nearest or not self.weighs_own_prototype:
+            return super().reason(is_nearest=is_nearest)
+        return "but with the biases of the head the prediction is"
 
     @override
     def rescaled(self, factor: float) -> "LinearHead":

@@ -20,6 +20,7 @@ from lookalike._core.errors import LookalikeError
 from lookalike.model.classifier import LinearHead, NearestPrototype, RectifiedLinearHead, TransparentClassifier
 
 _TIE = 1e-5  # is added to the winner of a tie; a vote of one in 10,000 patches is more
+_SAME_SCORE = 1e-6  # a vote of one in 10,000 patches is more, and rounding is less
 _LEAST_SHARE = 1e-12  # of the patches' probability, before its logarithm
 
 
@@ -67,6 +68,10 @@ class PatchDecision(TransparentClassifier):
         return (_by_class(similarities, labels, n_classes) / self.temperature).softmax(2)
 
     @override
+    def reason(self, *, is_nearest: bool) -> str:
+        return f"{'and' if is_nearest else 'but'} all patches together decide for"
+
+    @override
     def options(self) -> dict[str, Any]:
         return {"temperature": self.temperature, "image_temperature": self.image_temperature}
 
@@ -96,7 +101,7 @@ class PatchVote(PatchDecision):
     def forward(self, similarities: Tensor, labels: Tensor, n_classes: int) -> Tensor:
         scores = super().forward(similarities, labels, n_classes)
         means = _by_class(similarities, labels, n_classes).detach().mean(1)
-        is_first = scores.detach() >= scores.detach().amax(1, keepdim=True) - 1e-6
+        is_first = scores.detach() >= scores.detach().amax(1, keepdim=True) - _SAME_SCORE
         winner = means.masked_fill(~is_first, -torch.inf).argmax(1, keepdim=True)
         is_tie = (is_first.sum(1, keepdim=True) > 1).to(scores.dtype)
         return scores.scatter_add(1, winner, _TIE * is_tie)
@@ -227,6 +232,22 @@ class PatchLinear(ScoredDecision):
         """Returns the weights that each patch's prototypes give to the classes, as shares [N, S, K]."""
         weights = (similarities / self.temperature).softmax(2) @ self.weight.to(similarities.dtype).T + _LEAST_SHARE
         return weights / weights.sum(2, keepdim=True)
+
+
+def strongest_rivals(scores: Tensor, probabilities: Tensor, classes: Tensor) -> Tensor:
+    """Returns the class with the highest score beside each of some classes [N, k].
+
+    Of those with the same score, such as equally many votes, it is the most probable one.
+
+    Args:
+        scores: Class scores [N, K].
+        probabilities: Class probabilities [N, K].
+        classes: The classes that it is the rival of [N, k].
+    """
+    is_own = classes[..., None] == torch.arange(scores.shape[1], device=scores.device)
+    of_others = scores[:, None].masked_fill(is_own, -torch.inf)
+    is_first = of_others >= of_others.amax(-1, keepdim=True) - _SAME_SCORE
+    return probabilities[:, None].masked_fill(~is_first, -1.0).argmax(-1)
 
 
 DECISIONS: dict[str, type[PatchDecision]] = {"vote": PatchVote, "mean": PatchMean, "linear": PatchLinear}

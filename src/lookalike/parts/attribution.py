@@ -26,7 +26,7 @@ from lookalike.encoder.map_layers import NoMapError
 from lookalike.encoder.patches import PatchEncoder, patch_reader
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import LinearHead, NearestPrototype
-from lookalike.model.decision import PatchDecision
+from lookalike.model.decision import PatchDecision, strongest_rivals
 from lookalike.model.similarity import Cosine, Dot, Similarity
 from lookalike.parts.per_image import PerImage, one_size
 from lookalike.parts.segmentation import batches_of
@@ -42,7 +42,8 @@ class Contributions:
     Attributes:
         maps: [N, h, w]. They sum to ``values`` minus ``residuals``.
         values: The explained score of each image [N].
-        residuals: What the positions do not add up to [N].
+        residuals: What the positions do not add up to [N]: rounding, what the network does after the average, and the
+            biases of a head's own model.
         targets: The explained class, or prototype, of each image [N].
         rivals: What it leads over [N], as ``targets``; None if the score is a class's own.
         of_prototypes: Whether targets and rivals are prototypes, and not classes.
@@ -154,8 +155,9 @@ def explained_batches(
         target: As for ``contributions``.
         rival: As for ``contributions``.
         batch_size: Most images that pass through the network at once.
-        compares: Whether two classes are compared. A model of patches then explains the lead over the second most
-            likely class if there is no rival, and one of whole images says what all prototypes of both classes gain.
+        compares: Whether two classes are compared. A model of patches then explains the lead over the class with the
+            next highest score if there is no rival, and one of whole images says what all prototypes of both classes
+            gain.
 
     Raises:
         LookalikeError: As ``contributions`` does, or if there are no images.
@@ -297,7 +299,8 @@ def _of_patches(
     scores = model.classifier(evidence, labels, model.n_classes)
     targets = scores.argmax(1) if target is None else target.to(device)
     if rival is None and rather_than_next:
-        rival = scores.scatter(1, targets[:, None], -torch.inf).argmax(1)
+        probabilities = model.classifier.probabilities(evidence, labels, model.n_classes)
+        rival = strongest_rivals(scores, probabilities, targets[:, None])[:, 0]
     by_patch = model.classifier.patch_scores(evidence, labels, model.n_classes)
     by_position, values = _column(by_patch, targets), scores.gather(1, targets[:, None])[:, 0]
     if rival is not None:
@@ -316,8 +319,7 @@ def _bias_of(model: PrototypeModel) -> Tensor | None:
     classifier = model.classifier
     if isinstance(classifier, NearestPrototype):
         return None
-    weight = classifier.weight.detach() if type(classifier) is LinearHead else torch.zeros(1, 2)
-    if weight.shape[0] != weight.shape[1] or not torch.equal(weight, torch.eye(len(weight)).to(weight)):
+    if type(classifier) is not LinearHead or not classifier.weighs_own_prototype:
         raise LookalikeError(
             f"the classifier {classifier.name!r} weighs all prototypes, so the lead of one over another is not its "
             "decision; take heat-maps (explain(..., relevance=True))"

@@ -1,9 +1,11 @@
 """A rather than B: which parts make the difference between two classes, as parts, as a map and in words.
 
 The lead of class A over class B is a sum over positions (``contributions``). The parts that decide are positions
-without which B would be at least as likely [ours]: those that add most to the lead, in order, and as few as will do. In
-a model of whole images the lead is that of A's most similar prototype over B's. Without these positions another
-prototype of A may be the most similar one, so as many are taken as put all prototypes of A behind one of B.
+without whose terms in this sum B would be at least as likely [ours]: those that add most to the lead, in order, and as
+few as will do. A position without its term speaks for neither class. (Left out of the average, as if the image were
+smaller, they leave B ahead as well, but where biases add to the lead.) In a
+model of whole images the lead is that of A's most similar prototype over B's. Without these terms another prototype of
+A may be the most similar one, so as many are taken as put all prototypes of A behind one of B.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from lookalike._core.extent import WHOLE, Extent, over_image
 from lookalike._core.names import visible
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.model import PrototypeModel
+from lookalike.model.classifier import LinearHead
 from lookalike.model.decision import PatchVote
 from lookalike.parts.attribution import Contributions, ExplainedBatch, explained_batches
 from lookalike.parts.per_image import drawable
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 _MORE_THAN_ALL = 1.05  # of the lead: below it, the other positions add up to nothing worth a word
 _NAMED = 2  # places in a sentence; all are drawn
+_IN_NO_PART = 0.05  # of the lead: a residual from which on it is told
 _ROUNDING = 1e-5  # of the lead: the positions add up to it in single precision
 
 
@@ -42,13 +46,14 @@ class Difference:
         other_name: B, the class that it is compared with.
         lead: The lead of A over B; negative if B is ahead.
         map: What each position adds to the lead [h, w].
-        deciding: Positions without which the lead would be gone [h, w], bool; empty if there is no lead.
+        deciding: Positions without whose terms the lead would be gone [h, w], bool; empty if there is no lead.
         parts: The connected parts of these, the largest share first: mask [h, w], share of the lead, place in words.
         residual: What the positions do not add up to.
         meaning: What the lead is measured in.
         image: The image, uint8 [H, W, C]; None if the model does not know its range.
         extent: The part of the image that the cells of the map cover, see ``PatchEncoder.extent``.
         of_votes: Whether the lead is one of votes: where these are equal, the similarities decide, often for A.
+        of_biases: Whether the residual is the difference between the biases of a head's own model.
     """
 
     class_name: str
@@ -62,23 +67,41 @@ class Difference:
     image: np.ndarray | None = None
     extent: Extent = WHOLE
     of_votes: bool = False
+    of_biases: bool = False
 
     def sentence(self) -> str:
-        """Says it in a sentence."""
+        """Says it in a sentence, and in another one what is in no part, if that is much."""
         a, b = visible(self.class_name), visible(self.other_name)
         if self.lead <= 0:
             return f"'{b}' rather than '{a}': '{a}' has no lead to explain."
+        in_no_part = [f"{told}." for told in self._in_no_part()]
+        return " ".join([f"'{a}' rather than '{b}': {self._why(b)}.", *in_no_part])
+
+    def _why(self, b: str) -> str:
+        """Says which parts decide."""
         if not self.deciding.any():
-            return f"'{a}' rather than '{b}': no part explains this."
+            return "no part explains this"
         n, total = int(self.deciding.sum()), self.deciding.size
         if n == total:
-            return f"'{a}' rather than '{b}': no part decides alone; it takes all {total} positions."
+            return f"no part decides alone; it takes all {total} positions"
         places = list(dict.fromkeys(place for _, _, place in self.parts))
         named = " and ".join(places[:_NAMED]) + (", and others" if len(places) > _NAMED else "")
-        parts = "part" if len(self.parts) == 1 else f"{len(self.parts)} parts"
-        end = "have at least as many votes" if self.of_votes else "be at least as likely"
-        at_least = f"without the {parts} {named} ({n} of {total} positions), '{b}' would {end}"
-        return f"'{a}' rather than '{b}': {at_least}."
+        parts, adds = ("part", "adds") if len(self.parts) == 1 else (f"{len(self.parts)} parts", "add")
+        where = f"the {parts} {named} ({n} of {total} positions)"
+        if self.of_votes:
+            return f"but for the votes of {where}, '{b}' would have at least as many votes"
+        return f"but for what {where} {adds}, '{b}' would be at least as likely"
+
+    def _in_no_part(self) -> list[str]:
+        """Says which share of the lead no part adds, if that is worth a word."""
+        share = self.residual / self.lead if self.lead > 0 else 0.0
+        if abs(share) < _IN_NO_PART:
+            return []
+        what = "The biases of the head" if self.of_biases else "What is in no part"
+        if share > 0:
+            return [f"{what} {'make' if self.of_biases else 'makes'} {share:.0%} of the lead"]
+        speaks = "speak" if self.of_biases else "speaks"
+        return [f"{what} {speaks} for '{visible(self.other_name)}', by {-share:.0%} of the lead"]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -110,14 +133,14 @@ class Difference:
     def _share(self) -> str:
         """Says what the deciding parts give of the lead; together they give all of it, or more."""
         if not self.deciding.any():
-            return "no part decides"
+            return "\n".join(["no part decides", *self._in_no_part()])
         share = sum(share for _, share, _ in self.parts)
         if self.deciding.all():
             return "no part decides\nit takes the whole image"
         it = "the outlined part gives" if len(self.parts) == 1 else "the outlined parts give"
         if share < _MORE_THAN_ALL:
             return f"what decides\n{it} all of the lead"
-        return f"what decides\n{it} {share:.1f} times the lead; others pull the other way"
+        return f"what decides\n{it} {share:.1f} times the lead; the rest pulls the other way"
 
 
 @keeps_torch_settings
@@ -136,7 +159,8 @@ def difference(
         model: A prototype model, as for ``contributions``.
         inputs: Images, as for ``PrototypeModel.predict``.
         target: A, of all images or of each [N]; None takes the predicted class.
-        rival: B; None takes the second most likely class.
+        rival: B; None takes the class with the next highest score: the second most likely one, or that with the next
+            most votes.
         batch_size: Most images that pass through the network at once.
 
     Returns:
@@ -154,6 +178,7 @@ def difference(
             replace(
                 _difference_of(batch, row, names[row], None if pixels is None else pixels[row].numpy()),
                 of_votes=isinstance(model.classifier, PatchVote),
+                of_biases=isinstance(model.classifier, LinearHead),
             )
             for row in range(len(batch.inputs))
         ]

@@ -196,11 +196,10 @@ function doubtOf(answer) {
 // Why the prediction is what it is, in one sentence.
 function reasonOf(number, itsClass, predicted) {
   const prototype = `prototype ${number} of class “${itsClass}”`;
+  const leads = itsClass === predicted ? described.reasons.nearest : described.reasons.otherwise;
   if (described.parts) {
-    const leads = itsClass === predicted ? "and all parts together decide for" : "but all parts together decide for";
     return `The part that looks most like a prototype looks like ${prototype}, ${leads} “${predicted}”.`;
   }
-  const leads = itsClass === predicted ? "so the prediction is" : "but all prototypes together vote for";
   return `This looks like ${prototype}, ${leads} “${predicted}”.`;
 }
 
