@@ -133,3 +133,78 @@ def test_layers_without_a_map_are_refused_with_the_reason(net, layer, message):
     x = torch.randn(4, 3, 32, 32)
     with pytest.raises(LookalikeError, match=message):
         PatchEncoder(Encoder(net.eval(), x), x, layer)
+
+
+class Written(nn.Module):
+    """Activates in place what its normalisations return; the second block adds its input in place."""
+
+    def __init__(self, inplace):
+        super().__init__()
+        torch.manual_seed(0)
+        self.inplace = inplace
+        self.first, self.first_norm = nn.Conv2d(3, 4, 3, 2, 1), nn.BatchNorm2d(4)
+        self.second, self.second_norm = nn.Conv2d(4, 6, 3, 2, 1), nn.BatchNorm2d(6)
+        self.third, self.third_norm = nn.Conv2d(6, 6, 3, 1, 1), nn.BatchNorm2d(6)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x):
+        x = nn.functional.relu(self.first_norm(self.first(x)), inplace=self.inplace)
+        x = nn.functional.relu(self.second_norm(self.second(x)), inplace=self.inplace)
+        x += self.third_norm(self.third(x))
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize("layers", ["b234", ["first_norm", "second_norm"]])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_an_activation_in_place_belongs_to_the_layer(layers, mode):
+    x = torch.randn(4, 3, 32, 32)
+    with mode():
+        net = Written(inplace=True).eval()
+        encoder = PatchEncoder(Encoder(net, x), x, layers)
+        maps = encoder.maps(x)
+        first = net.first_norm(net.first(x)).relu()
+        second = net.second_norm(net.second(first)).relu()
+    torch.testing.assert_close(maps[:, :4], encoder.scales[0] * first)
+    if layers != "b234":  # what the next block adds is none of it
+        resized = nn.functional.interpolate(encoder.scales[1] * second, encoder.grid, mode="bilinear")
+        torch.testing.assert_close(maps[:, 4:], resized)
+
+
+class Rows(torch.utils.data.Dataset):
+    """Images whose brightness grows with their class, in the order of the classes."""
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+    def __len__(self):
+        return len(self.y)
+
+    def __getitem__(self, row):
+        return self.x[row], int(self.y[row])
+
+
+@pytest.mark.parametrize("kind", ["arrays", "rows", "stream"])
+def test_scales_do_not_depend_on_the_size_of_a_batch(kind):
+    y = torch.arange(300) // 100
+    x = (1 + y)[:, None, None, None] * torch.rand(300, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    net = Net(AVERAGES["adaptive"]).eval()
+
+    class Stream(torch.utils.data.IterableDataset):
+        def __iter__(self):
+            return zip(x, y.tolist(), strict=True)
+
+    data = {"arrays": (x, y), "rows": Rows(x, y), "stream": Stream()}[kind]
+    layers = ["first", "second"]
+    scales = [
+        convert(
+            net, data, n_prototypes=1, level="patch", layers=layers, batch_size=size, max_patches=50, progress=False
+        ).encoder.scales
+        for size in (7, 64, 300)
+    ]
+    assert scales[0] == scales[1] == scales[2]
+    with torch.no_grad():
+        of_all = net.first(x).square().sum(1).mean() ** -0.5
+    if kind == "stream":  # its first images are dark
+        assert scales[0][0] > 1.05 * float(of_all)
+    else:
+        assert scales[0][0] == pytest.approx(float(of_all), rel=0.01)

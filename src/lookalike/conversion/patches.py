@@ -9,7 +9,7 @@ import copy
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lookalike._core.errors import LookalikeError, warn_of
+from lookalike._core.errors import BrokenImageError, LookalikeError, warn_of
 from lookalike._core.files import read_rows
 from lookalike.conversion.assembling import ModelPieces, assemble, embeddings_record, memory_record
 from lookalike.conversion.clustering import clustering_on
@@ -37,6 +37,7 @@ from lookalike.model.decision import DECISIONS, PatchDecision, PatchLinear
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, make_similarity
 
+_SCALED_BY = 256  # images
 _ROWS = 256  # images whose patches are compared with all prototypes at a time
 _TEMPERATURES = (1e-3, 20.0)  # of images: lowest and highest
 _NOT_FOR_PATCHES = dict.fromkeys(
@@ -63,7 +64,9 @@ def convert_patches(
     first = None if batches is None else next(iter(batches), None)
     if batches is None or first is None or not isinstance(first.inputs, Tensor) or first.inputs.ndim != 4:
         raise LookalikeError("patches are parts of images: training images [N, C, H, W] are needed")
-    encoder = PatchEncoder(cut_and_order(model, train, batches, settings), first.inputs, settings.patches.layers)
+    cut, layers = cut_and_order(model, train, batches, settings), settings.patches.layers
+    joins = layers == "b234" or not isinstance(layers, str)
+    encoder = PatchEncoder(cut, _spread(batches) if joins else first.inputs, layers)
     with _embedded(encoder, batches, settings) as store:
         class_names = class_names_of(settings, store)
         patches = _Patches(store, encoder, settings)
@@ -89,6 +92,24 @@ def convert_patches(
         }
     pieces = ModelPieces(encoder, prototypes, metric, decision)
     return assemble(pieces, batches, preprocessing, settings, provenance, started)
+
+
+def _spread(batches: Batches) -> Tensor:
+    """Returns images on which the scales of several layers are measured, whatever the size of a batch.
+
+    They are spread evenly over the data, whose order may be that of the classes; of a stream they are the first.
+    """
+    if batches.can_fetch and batches.total:
+        rows = np.linspace(0, batches.total - 1, min(batches.total, _SCALED_BY)).round().astype(int)
+        with suppress(BrokenImageError):  # a pass over the data skips them, or says which they are
+            images: Tensor = batches.fetch(rows if batches.rows is None else batches.rows[rows])
+            return images
+    parts: list[Tensor] = []
+    for batch in batches:
+        parts.append(batch.inputs)
+        if sum(map(len, parts)) >= _SCALED_BY:
+            break
+    return torch.cat(parts)[:_SCALED_BY]
 
 
 @contextmanager

@@ -8,6 +8,7 @@ Source: paper, appendix A.7 (the last feature map before average pooling); sever
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -39,6 +40,7 @@ T = TypeVar("T")
 
 Layers = str | Sequence[str]
 
+_IMAGES_AT_ONCE = 32
 _LEAST_FOR_PLACES = 4  # positions on a side: in a smaller map any position is near
 _NEAR = 1.5  # positions: convolutions of random weights, at the border of a small map, answer that far away
 
@@ -88,24 +90,35 @@ class PatchEncoder(Encoder):
             self._layouts = find_layers(image_encoder, sample[:2], layers)
             self.layers = tuple(self._layouts)
             self.scales = tuple(1.0 for _ in self.layers)
-            if len(self.layers) == 1:
-                sample = sample[:2]  # no scale is measured
+            images, sample = sample, sample[:2]
             # A later operation may write into a layer's output, as an in-place ReLU does. That is part of the map that
-            # is pooled, and of no other.
-            self._is_live = len(self.layers) == 1
+            # is pooled; of others it is, if no module does it.
+            self._is_live, self._read_at = len(self.layers) == 1, dict[str, str]()
             self._is_live = self._is_live and self._pools_to_image_embedding(sample)
+            if not self._is_live:
+                self._read_at = self._find_written(sample)
             maps = self._layer_maps(lambda: Encoder.features(self, sample))[0]
             height, width = max((layer_map.shape[2:] for layer_map in maps), key=lambda size: size[0] * size[1])
             self.grid = (int(height), int(width))
             if scales is not None:
                 self.scales = tuple(float(scale) for scale in scales)
             elif len(maps) > 1:
-                self.scales = tuple(_scale_of(layer_map) for layer_map in maps)
+                self.scales = self._measured_scales(images)
             self.patch_dim = sum(layer_map.shape[1] for layer_map in maps)
             self.embedding_dim = self.n_patches * self.patch_dim
             self.is_pooled = self._is_live
             if scales is None:
                 self._warn_of_no_places(sample)
+
+    def _measured_scales(self, images: Tensor) -> tuple[float, ...]:
+        """Returns for each layer 1 / the root of the mean squared length of its positions' vectors."""
+        squares = [
+            torch.stack([layer_map.float().square().sum(1).mean((1, 2)) for layer_map in maps])
+            for part in images.split(_IMAGES_AT_ONCE)
+            for maps in (self._layer_maps(partial(Encoder.features, self, part))[0],)
+        ]
+        means = torch.cat(squares, 1).double().mean(1).tolist()
+        return tuple(mean**-0.5 if mean > 0 else 1.0 for mean in means)
 
     def _warn_of_no_places(self, sample: Tensor) -> None:
         """Warns of layers whose positions are no places: where a part of an image changes, another position answers.
@@ -244,19 +257,30 @@ class PatchEncoder(Encoder):
     def _outputs(self, run: Callable[[], T]) -> tuple[dict[str, Tensor], T]:
         """Returns the output of each layer, and what ``run``, which calls the classifier, returns."""
         outputs: dict[str, Tensor] = {}
+        written: dict[str, Tensor] = {}  # outputs that are read when the next module has run, or at the end
 
         def keep(name: str) -> Callable[..., None]:
             def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-                if isinstance(output, Tensor):
+                for layer in [layer for layer in written if self._read_at[layer] == name]:
+                    outputs[layer] = written.pop(layer).clone()
+                if not isinstance(output, Tensor) or name not in self.layers:
+                    return
+                if name in self._read_at:
+                    written[name] = output
+                else:
                     outputs[name] = output if self._is_live else output.clone()
 
             return hook
 
-        hooks = {self.model.get_submodule(name): keep(name) for name in self.layers if name != LAST}
+        names = {*self.layers, *self._read_at.values()} - {LAST}
+        hooks = {self.model.get_submodule(name): keep(name) for name in names}
         if LAST not in self.layers:
-            return outputs, with_forward_hooks(hooks, run)
+            result = with_forward_hooks(hooks, run)
+            outputs.update(written)
+            return outputs, result
         with Pooled() as pooled:
             result = with_forward_hooks(hooks, run)
+        outputs.update(written)
         features = result[0] if isinstance(result, tuple) else result
         last = pooled.of_head(features) if isinstance(features, Tensor) else pooled.source
         if isinstance(last, Tensor):
@@ -279,6 +303,39 @@ class PatchEncoder(Encoder):
                 )
             maps.append(to_map(outputs[name], layout))
         return maps, result
+
+    def _find_written(self, sample: Tensor) -> dict[str, str]:
+        """Finds layers whose output a function changes in place before the next module runs.
+
+        Such a change belongs to the layer, as in ``relu(norm(x), inplace=True)``. That of a module does not: it is a
+        layer of its own. Later ones do not, either, such as what the next block adds in place.
+
+        Returns:
+            For each such layer the module that runs next, by which its output can be read; ``"last"`` if there is none.
+        """
+        read_at: dict[str, str] = {}
+        watched: dict[str, tuple[Tensor, int]] = {}
+
+        def watch(name: str) -> Callable[..., None]:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                for layer, (tensor, version) in list(watched.items()):
+                    is_same, is_written = output is tensor, tensor._version != version
+                    if is_written and not is_same:
+                        read_at[layer] = name
+                    if is_written or not is_same:  # else it is a module around the layer
+                        del watched[layer]
+                if name in self.layers and isinstance(output, Tensor):
+                    watched[name] = output, output._version
+
+            return hook
+
+        modules = [(name, module) for name, module in self.model.named_modules() if name]
+        hooks = {module: watch(name) for name, module in modules if not isinstance(module, torch.jit.ScriptModule)}
+        with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode count no versions
+            x = sample.clone()
+            with_forward_hooks(hooks, lambda: Encoder.features(self, x))
+        read_at.update({layer: LAST for layer, (tensor, version) in watched.items() if tensor._version != version})
+        return read_at
 
     def _joined(self, maps: list[Tensor]) -> Tensor:
         """Scales maps, resizes them to the grid, and joins their channels."""
@@ -321,12 +378,6 @@ def _as_rows(maps: Tensor) -> Tensor:
 
 def _resize(maps: Tensor, grid: tuple[int, int]) -> Tensor:
     return nn.functional.interpolate(maps, size=grid, mode="bilinear", align_corners=False)
-
-
-def _scale_of(layer_map: Tensor) -> float:
-    """Returns 1 / the root of the mean squared length of the positions' vectors."""
-    mean_square = float(layer_map.float().square().sum(1).mean())
-    return mean_square**-0.5 if mean_square > 0 else 1.0
 
 
 def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor, extent: Extent) -> float | None:
