@@ -217,7 +217,7 @@ class Explanation:
             [likeness.image for likeness in self.shown],
             caption=verdict,
             captions=captions,
-            note="%: of the training\nimages behind\nthe prototype"
+            note=f"%: of the training\n{self.likenesses[0].samples} behind\nthe prototype"
             if any("%" in caption for caption in captions)
             else "",
             wrong=self.correct is False,

@@ -48,7 +48,7 @@ def difference_of(values, names):
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ([[4, -1], [0, -1]], "the outlined part gives 2.0 times the lead; others pull the other way"),
+        ([[4, -1], [0, -1]], "the outlined part gives 2.0 times the lead; the rest pulls the other way"),
         ([[4, 0], [0, 0]], "the outlined part gives all of the lead"),
         ([[0.5, 0], [0, 0]], "no part decides"),
     ],

@@ -54,6 +54,11 @@ UNFAMILIAR_BY_PATCHES = (
 )
 
 
+def samples(of_patches: object) -> str:
+    """Returns what training samples are: images, or in a model of patches, patches of images."""
+    return "patches" if of_patches else "images"
+
+
 def why_unfamiliar(*, is_calibrated: bool, of_patches: bool) -> str:
     """Returns why an input, "it", is called unfamiliar: the same words in every text of the program."""
     if of_patches:

@@ -5,6 +5,7 @@ from typing import Any
 
 from lookalike._core.errors import listing
 from lookalike._core.intervals import holm
+from lookalike._core.wording import samples
 from lookalike.metrics.findings import Finding
 from lookalike.metrics.thresholds import Thresholds
 
@@ -21,7 +22,7 @@ def class_findings(details: Mapping[str, list[dict[str, Any]]], names: list[str]
     compared = [entry for entry in details["faithfulness"][0]["per_class"] if entry["difference"] is not None]
     lost = [entry for entry in compared if entry["difference"]["value"] < -limits.lost_points / 100]
     beyond_chance = _beyond_chance(compared)
-    overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
+    overlaps, plural = _overlaps(details)
     sentences = []
     for entry in lost:
         if entry["label"] not in beyond_chance:
@@ -29,7 +30,7 @@ def class_findings(details: Mapping[str, list[dict[str, Any]]], names: list[str]
         text = f"Class {names[entry['label']]!r} lost {-100 * entry['difference']['value']:.1f} points"
         near = overlaps.get(entry["label"])
         if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
-            text += f"; {_overlap(near, names)}"
+            text += f"; {_overlap(near, names, plural)}"
         elif entry["mistaken_for"] is not None:
             text += f"; it is taken most often for {_tied(entry, 'mistaken_for', names)}"
         sentences.append(text + ".")
@@ -86,7 +87,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
     lowest = worst[0]["accuracy"]["value"]
     if worst[0]["mistaken_for"] is None:
         return None  # no class has a mistake
-    overlaps = {entry["label"]: entry for entry in details.get("embedding", [{}])[0].get("classes", [])}
+    overlaps, plural = _overlaps(details)
     if len(worst) == 1:
         name, n = names[worst[0]["label"]], worst[0]["n"]
         taken = f"taken for {_most_often(worst[0], names)}{_original(worst[0])}"
@@ -108,7 +109,7 @@ def weakest(details: Mapping[str, list[dict[str, Any]]], names: list[str], limit
     for entry in worst[:_TIED]:
         near = overlaps.get(entry["label"])
         if near and near["rival"] is not None and near["overlap"] >= limits.overlap:
-            text += f". W{_overlap(near, names)[1:]}"
+            text += f". W{_overlap(near, names, plural)[1:]}"
             box = entry.get("black_box_accuracy")
             if box and box["value"] <= lowest:
                 text += ". The original is no better at this class, so the reason is in the network"
@@ -144,9 +145,15 @@ def _original(entry: Mapping[str, Any]) -> str:
     return f" (the original: {box['value']:.1%} correct)" if box else ""
 
 
-def _overlap(near: Mapping[str, Any], names: list[str]) -> str:
-    """Says how many training images of a class overlap with others, by the prototypes that there are."""
+def _overlaps(details: Mapping[str, list[dict[str, Any]]]) -> tuple[dict[int, Mapping[str, Any]], str]:
+    """Returns how well each class is separated, by its label, and what was compared: images, or patches."""
+    measured = details.get("embedding", [{}])[0]
+    return {entry["label"]: entry for entry in measured.get("classes", [])}, samples(measured.get("of_patches"))
+
+
+def _overlap(near: Mapping[str, Any], names: list[str], plural: str) -> str:
+    """Says how many training images, or patches, of a class overlap with others, by the prototypes that there are."""
     return (
-        f"with these prototypes, {near['overlap']:.1%} of the training images of {names[near['label']]!r} are "
+        f"with these prototypes, {near['overlap']:.1%} of the training {plural} of {names[near['label']]!r} are "
         f"nearer to a prototype of another class, most often {_tied(near, 'rival', names)}"
     )

@@ -68,7 +68,7 @@ FIGURES: Mapping[str, tuple[str, bool | None, bool]] = {
         False,
     ),
     "diversity_reference_floor": ("the least that it can be with this ε", None, False),
-    "overlap": ("overlap: share of training images nearer to another class's prototype", False, True),
+    "overlap": ("overlap: share of training images, or patches, nearer to another class's prototype", False, True),
     "silhouette": ("silhouette of classes in the embedding", True, False),
     "sanity_rank": ("rank correlation of heat-maps after all layers are randomised", False, False),
     "sanity_structure": ("structural similarity of heat-maps after all layers are randomised", False, False),

@@ -163,7 +163,8 @@ def _transparency(context: Context, _run: int) -> SectionResult:
     if store is None or labels is None:
         stored = stored_activations(model, scope)
         assert stored is not None  # needed
-        return {"ghosting": ghosting(stored)}, {"scope": scope, "activations": stored.tolist(), "source": "conversion"}
+        details = {"scope": scope, "activations": stored.tolist(), "of_patches": model.has_patches}
+        return {"ghosting": ghosting(stored)}, {**details, "source": "conversion"}
     owners = model.prototypes.labels
     counts = {kind: torch.zeros(len(owners), dtype=torch.int64) for kind in _SCOPES}
     with torch.no_grad():
@@ -179,6 +180,7 @@ def _transparency(context: Context, _run: int) -> SectionResult:
         "scope": scope,
         "activations": counts["class"].tolist(),
         "activations_among_all": counts["all"].tolist(),
+        "of_patches": model.has_patches,
     }
 
 
@@ -337,7 +339,7 @@ def _embedding(context: Context, _run: int) -> SectionResult:
     silhouettes = [entry.silhouette for entry in class_figures if not math.isnan(entry.silhouette)]
     if silhouettes:
         figures["silhouette"] = sum(silhouettes) / len(silhouettes)
-    return figures, {"classes": [entry.to_dict() for entry in class_figures]}
+    return figures, {"classes": [entry.to_dict() for entry in class_figures], "of_patches": model.has_patches}
 
 
 @section("sanity", "images", optional=True, uses=("train",))

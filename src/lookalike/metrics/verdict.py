@@ -5,7 +5,7 @@ from statistics import fmean
 from typing import Any
 
 from lookalike._core.intervals import Range, mean_with_interval
-from lookalike._core.wording import counted
+from lookalike._core.wording import counted, samples
 from lookalike.metrics.class_findings import class_findings, weakest
 from lookalike.metrics.controls import CONTROLS, margin_over
 from lookalike.metrics.faithfulness import independent_agreement
@@ -61,7 +61,7 @@ def verdict(
         *_objects(figure, details, thresholds),
         _sanity(details, thresholds),
         _variety(figure("diversity"), thresholds),
-        _embedding(figure("overlap"), advice, thresholds),
+        _embedding(figure("overlap"), details, advice, thresholds),
     ]
     return by_weight(finding for finding in findings if finding is not None)
 
@@ -222,10 +222,10 @@ def _calibration(
 def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) -> Finding | None:
     if share is None:
         return None
+    of_patches = details.get("transparency", [{}])[0].get("of_patches", False)
     if share == 0:
-        return Finding(
-            "unused", "good", "No prototype is unused: each has training images of its class that look most like it."
-        )
+        claim = f"No prototype is unused: each has training {samples(of_patches)} of its class that look most like it."
+        return Finding("unused", "good", claim)
     is_used = used_prototypes(details)
     assert is_used is not None  # as their share is known
     ghosts = [str(j) for j, used in enumerate(is_used) if not used]
@@ -234,8 +234,8 @@ def _ghosts(share: float | None, details: Mapping[str, list[dict[str, Any]]]) ->
         ("is", "its", "it", "it stands") if len(ghosts) == 1 else ("are", "their", "them", "they stand")
     )
     text = (
-        f"{len(ghosts)} of {counted(len(is_used), 'prototype')} {are} never used ({listed}): no training image of "
-        f"{their} class looks most like {them}, so {stand} for none of them."
+        f"{len(ghosts)} of {counted(len(is_used), 'prototype')} {are} never used ({listed}): no training "
+        f"{'patch' if of_patches else 'image'} of {their} class looks most like {them}, so {stand} for none of them."
     )
     return Finding("unused", "caution", text)
 
@@ -438,8 +438,13 @@ def _variety(value: float | None, limits: Thresholds) -> Finding | None:
     return Finding("variety", "caution", text)
 
 
-def _embedding(overlap: float | None, advice: Mapping[str, Any] | None, limits: Thresholds) -> Finding | None:
-    """Says how many training images overlap with another class, and what the conversion found would help."""
+def _embedding(
+    overlap: float | None,
+    details: Mapping[str, list[dict[str, Any]]],
+    advice: Mapping[str, Any] | None,
+    limits: Thresholds,
+) -> Finding | None:
+    """Says how many training samples overlap with another class, and what the conversion found would help."""
     if overlap is None or overlap < limits.overlap:
         return None
     tried = (
@@ -447,8 +452,9 @@ def _embedding(overlap: float | None, advice: Mapping[str, Any] | None, limits: 
         if advice
         else "A learned similarity or more prototypes may help."
     )
+    plural = samples(details.get("embedding", [{}])[0].get("of_patches"))
     text = (
-        f"With these prototypes, {overlap:.1%} of the training images lie nearer to another class's prototype than to "
-        f"any of their own. {tried}"
+        f"With these prototypes, {overlap:.1%} of the training {plural} lie nearer to another class's prototype than "
+        f"to any of their own. {tried}"
     )
     return Finding("embedding", "caution", text)

@@ -36,6 +36,7 @@ def charts(material: Material) -> dict[str, Any]:
         "charts": draw_charts(material.model, card, material.store),
         "warned": _warned_axes(card),
         "n_images": _numbers_of_images(card),
+        "of_patches": material.model.has_patches,
     }
 
 

@@ -60,7 +60,12 @@ def classes(material: Material) -> dict[str, Any] | None:
                 kind="original",
             )
         )
-    return {"rows": rows, "matrices": matrices, "has_original": material.has_original}
+    return {
+        "rows": rows,
+        "matrices": matrices,
+        "has_original": material.has_original,
+        "of_patches": material.model.has_patches,
+    }
 
 
 def _class_rows(card: Scorecard) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import torch
 
 from lookalike._core.errors import RelevanceError
 from lookalike._core.names import telling_name, visible
+from lookalike._core.wording import samples
 from lookalike.data import Batches
 from lookalike.embedding import EmbeddingStore
 from lookalike.explanation import Explainer
@@ -198,12 +199,9 @@ def _with_captions(model: PrototypeModel, j: int, pictures: list[str]) -> list[d
     p, captioned = model.prototypes, []
     for rank, picture_source in enumerate(pictures):
         index_known = rank < p.nearest.shape[1] and int(p.nearest[j, rank]) >= 0
-        caption = (
-            f"{_name_of(model, int(p.nearest[j, rank]), p.class_of(j))} · distance "
-            f"{float(p.distances[j, rank]):.3g}{_closer_than(float(p.percentiles[j, rank]), int(p.counts[j]))}"
-            if index_known
-            else ""
-        )
+        near = _closer_than(float(p.percentiles[j, rank]), int(p.counts[j]), samples(model.has_patches))
+        named = _name_of(model, int(p.nearest[j, rank]), p.class_of(j)) if index_known else ""
+        caption = f"{named} · distance {float(p.distances[j, rank]):.3g}{near}" if index_known else ""
         captioned.append({"source": picture_source, "caption": caption})
     return captioned
 
@@ -229,9 +227,9 @@ def _name_of(model: PrototypeModel, index: int, class_name: str, train: Batches 
     return "/".join(PurePath(image_names([train.name_of(index)], [index], [class_name])[0]).parts[-2:])
 
 
-def _closer_than(percentile: float, n_images: int) -> str:
-    """Says how near an image is; nothing if at most one training image stands behind the prototype."""
-    return "" if math.isnan(percentile) or n_images < 2 else f", closer than {100 - percentile:.0f}% of its images"
+def _closer_than(percentile: float, n_samples: int, plural: str) -> str:
+    """Says how near an image, or a patch, is; nothing if at most one of them stands behind the prototype."""
+    return "" if math.isnan(percentile) or n_samples < 2 else f", closer than {100 - percentile:.0f}% of its {plural}"
 
 
 def _draw_maps(explainer: Explainer) -> dict[int, tuple[str, str]]:

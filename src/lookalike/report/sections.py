@@ -62,7 +62,12 @@ def _what_is_a_prototype(material: Material) -> dict[str, Any]:
         "converted": material.model.classifier.name == "nearest-prototype",
         "has_original": material.has_original,
         "unfamiliar": unfamiliar_means(material.model),
+        "of_patches": material.model.has_patches,
     }
+
+
+def _key(material: Material) -> dict[str, Any]:
+    return {"terms": TERMS, "of_patches": material.model.has_patches}
 
 
 def _browse(material: Material) -> dict[str, Any]:
@@ -90,7 +95,7 @@ SECTIONS = (
     Section("parts", "Which part decides?", parts),
     Section("browse", "Test images", _browse),
     Section("charts", "Figures and charts", charts),
-    Section("key", "Words and symbols", lambda _: {"terms": TERMS}),
+    Section("key", "Words and symbols", _key),
     Section("about", "About this report", about),
 )
 
