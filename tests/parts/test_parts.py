@@ -438,3 +438,29 @@ def test_no_region_is_paired_with_an_image_that_a_prototype_does_not_have(data):
     for function in (pair_regions, explain_parts):
         with pytest.raises(LookalikeError, match="there are no images to explain"):
             function(model, x[:0])
+
+
+def test_prototypes_that_are_not_the_nearest_are_compared_with_and_not_looked_like(data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, n_images=1, progress=False)
+    order = model.similarities_of(model.embed(x[:6])).argsort(1, descending=True)
+    for row in range(6):
+        (near,), (far,) = (pair_regions(model, x[row : row + 1], int(order[row, rank])) for rank in (0, -1))
+        assert (near.is_nearest, far.is_nearest) == (True, False)
+        far = replace(far, likeness=1.0, explained=0.2)
+        which = f"prototype {far.prototype} of class '{far.class_name}'"
+        assert far.sentence() == f"Compared with {which}, no part explains a likeness: the best carry 20%."
+        assert "This looks like prototype " in replace(near, likeness=1.0).sentence()
+
+
+def test_images_of_another_size_are_paired_with_those_of_the_prototypes(data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, n_images=1, progress=False)
+    large = nn.functional.interpolate(x[:3], scale_factor=2)
+    for paired, same in zip(pair_regions(model, large), pair_regions(model, x[:3]), strict=True):
+        assert paired.prototype_image.shape == same.prototype_image.shape
+        for pair in paired.pairs:
+            assert (pair.here.shape, pair.there.shape) == ((8, 8), (4, 4))
+        paired.plot()
+    with pytest.raises(LookalikeError, match=r"2 inputs have embeddings with NaN or infinite values"):
+        pair_regions(model, torch.full((2, 1, 8, 8), torch.nan), 0)

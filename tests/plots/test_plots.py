@@ -17,6 +17,7 @@ from lookalike.plots import (
 )
 from lookalike.plots.heatmap import common_limit, outline, paint, shares, smoothed
 from lookalike.plots.pixels import figure_png
+from lookalike.plots.regions import colours_of
 from lookalike.plots.tiles import draw_tile, shorten, tile_axes
 
 RNG = np.random.default_rng(0)
@@ -188,3 +189,9 @@ def test_names_that_begin_with_an_underscore_stand_in_the_legend():
     assert [text.get_text().strip() for text in ax.get_legend().get_texts()] == ["_background_", "cat", "dog"]
     ax = plot_radar({"_mine": {"accuracy": 0.5}, "other": {"accuracy": 0.6}})
     assert "_mine" in [text.get_text().strip() for text in ax.get_legend().get_texts()]
+
+
+@pytest.mark.parametrize("number", [1, 7, 8, 20, 21, 60])
+def test_no_two_regions_have_one_colour(number):
+    colours = np.round(255 * colours_of(number)).astype(int)
+    assert len(np.unique(colours, axis=0)) == number

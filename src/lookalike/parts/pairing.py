@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _MOST_PAIRS = 3  # drawn: more outlines are not told apart
 _LEAST_SHARE = 0.05  # of the likeness: a pair below it is not worth an outline
+_NEARLY = 1e-5  # of the highest similarity: another batch rounds otherwise
 ROUNDING = 0.005  # of the likeness: less is not seen in a percentage
 MUCH = 2.0  # of the likeness: what is left of the two images' likeness is a small difference of large numbers
 LITTLE = 0.5  # of the likeness: pairs that carry less do not explain it
@@ -67,7 +68,9 @@ class PairedRegions:
         best_single: Share that the three best pairs of single positions carry.
         image: The input, uint8 [H, W, C]; None if the model does not know its range.
         prototype_image: The prototype's nearest training image, uint8 [H, W, C].
-        extent: The part of the images that the cells of the regions cover, see ``PatchEncoder.extent``.
+        extent: The part of the input that the cells of its regions cover, see ``PatchEncoder.extent``.
+        prototype_extent: The same of the prototype's image.
+        is_nearest: Whether no prototype is more similar.
         by_evidence: Whether the prototype is the one that most of the evidence comes from, in a model of patches, and
             not the most similar one.
     """
@@ -81,14 +84,18 @@ class PairedRegions:
     image: np.ndarray | None
     prototype_image: np.ndarray
     extent: Extent = WHOLE
+    prototype_extent: Extent = WHOLE
+    is_nearest: bool = True
     by_evidence: bool = False
 
     def sentence(self) -> str:
         """Says it in a sentence."""
         which = f"{self.prototype} of class '{visible(self.class_name)}'"
-        begin = f"This looks like prototype {which}"
+        begin, but = f"This looks like prototype {which}", "but no part explains this"
         if self.by_evidence:
             begin = f"The prototype that speaks most for this is {which}"
+        elif not self.is_nearest:
+            begin, but = f"Compared with prototype {which}", "no part explains a likeness"
         if self.likeness <= 0:
             if self.by_evidence:
                 return f"{begin}, but the images as a whole are not alike."
@@ -96,20 +103,19 @@ class PairedRegions:
             return f"No part explains a likeness to prototype {which}: as a whole, the two images are not alike."
         if not self.pairs or self.explained < LITTLE:
             percent = math.floor(100 * max(self.explained, 0))  # no half by rounding: a half would explain it
-            return f"{begin}, but no part explains this: the best carry {percent}%."
+            return f"{begin}, {but}: the best carry {percent}%."
         if self.explained > MUCH:
-            return f"{begin}, but no part explains this: parts that are alike and parts that are not nearly cancel out."
+            return f"{begin}, {but}: parts that are alike and parts that are not nearly cancel out."
         links = ", ".join(
-            f"{self._part(pair.here)} like {self._part(pair.there)} there ({pair.share:.0%})" for pair in self.pairs
+            f"{part_of(over_image(pair.here, self.extent))} like "
+            f"{part_of(over_image(pair.there, self.prototype_extent))} there ({pair.share:.0%})"
+            for pair in self.pairs
         )
         too_much = ""
         if self.explained > 1 + ROUNDING:
             whole = f"{self.explained:.0%} of their likeness, more than all of it"
             too_much = f" That is {whole}: other parts make the images less alike."
         return f"{begin}: {links}.{too_much}"
-
-    def _part(self, mask: np.ndarray) -> str:
-        return part_of(over_image(mask, self.extent))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""
@@ -141,7 +147,15 @@ class PairedRegions:
         if not little and self.explained > 1 + ROUNDING:
             note = f"{self.explained:.0%} in all: other parts make them less alike"
             note = "alike and unlike parts nearly cancel out" if self.explained > MUCH else note
-        return plot_pairs(image, self.prototype_image, regions, captions, note=note, covered=self.extent, ax=ax)
+        return plot_pairs(
+            image,
+            self.prototype_image,
+            regions,
+            captions,
+            note=note,
+            covered=(self.extent, self.prototype_extent),
+            ax=ax,
+        )
 
 
 @keeps_torch_settings
@@ -210,22 +224,33 @@ def pairs_with_images(
         here = _patches(maps)
         numbers = asked.of_rows(len(results), len(x))
         by_evidence = numbers is None and isinstance(model.classifier, PatchDecision)
+        z = maps.flatten(2).transpose(1, 2).flatten(1) if model.has_patches else embeddings
+        check_finite_rows(z.isfinite().all(1), first=len(results))
         if numbers is None:
-            z = maps.flatten(2).transpose(1, 2).flatten(1) if model.has_patches else embeddings
-            check_finite_rows(z.isfinite().all(1), first=len(results))
             numbers = _prototypes_shown(model, z).cpu()
+        are_nearest = _are_nearest(model, z, numbers)
         drawn, which = numbers.unique(return_inverse=True)  # many inputs have the same nearest prototype
-        there = torch.cat([_patches(reader.maps(rows.to(x))) for rows in references[drawn].split(batch_size)])
+        # images of the prototypes may have another size than these, and so another grid
+        reader_there = reader_of(model, references[drawn[:1]].to(x))
+        there = torch.cat([_patches(reader_there.maps(rows.to(x))) for rows in references[drawn].split(batch_size)])
         pixels = model.to_pixels(x)
         for row, number in enumerate(numbers.tolist()):
             if not have_image[number]:
                 results.append(number)
                 continue
             pair = _pair(
-                model, number, here[row], there[which[row]], reader.grid, (n_kinds, seed),
+                model, number, here[row], there[which[row]], (reader.grid, reader_there.grid), (n_kinds, seed),
                 None if pixels is None else pixels[row].numpy(),
             )  # fmt: skip
-            results.append(replace(pair, extent=reader.extent, by_evidence=by_evidence))
+            results.append(
+                replace(
+                    pair,
+                    extent=reader.extent,
+                    prototype_extent=reader_there.extent,
+                    is_nearest=are_nearest[row],
+                    by_evidence=by_evidence,
+                )
+            )
     asked.check_count(len(results))
     return results
 
@@ -250,6 +275,14 @@ def _prototypes_shown(model: PrototypeModel, embeddings: Tensor) -> Tensor:
     return (n_positions * weights).argmax(1)
 
 
+def _are_nearest(model: PrototypeModel, embeddings: Tensor, numbers: Tensor) -> list[bool]:
+    """Says of one prototype of each image whether no other is more similar, but for rounding."""
+    similarities = model.similarities_of(embeddings)
+    own, best = similarities.gather(1, numbers.to(similarities.device)[:, None])[:, 0], similarities.amax(1)
+    is_nearest: list[bool] = (own >= best - _NEARLY * best.abs()).tolist()
+    return is_nearest
+
+
 def _patches(maps: Tensor) -> Tensor:
     """Returns the positions of maps [n, D, h, w] as patches [n, S, D] in double precision."""
     return maps.flatten(2).transpose(1, 2).double().cpu()
@@ -260,7 +293,7 @@ def _pair(
     number: int,
     here: Tensor,
     there: Tensor,
-    grid: tuple[int, int],
+    grids: tuple[tuple[int, int], tuple[int, int]],
     clustering: tuple[int, int],
     image: np.ndarray | None,
 ) -> PairedRegions:
@@ -279,7 +312,7 @@ def _pair(
         at_here, at_there = kinds_here == kind, kinds_there == kind
         share = float(products[np.ix_(at_here, at_there)].sum() / likeness) if likeness > 0 else 0.0
         if at_here.any() and at_there.any() and share >= _LEAST_SHARE:
-            pairs.append(RegionPair(at_here.reshape(grid), at_there.reshape(grid), share))
+            pairs.append(RegionPair(at_here.reshape(grids[0]), at_there.reshape(grids[1]), share))
     pairs = sorted(pairs, key=lambda pair: -pair.share)[:_MOST_PAIRS]
     best = float(np.sort(products, axis=None)[-3:].sum() / likeness) if likeness > 0 else 0.0
     assert model.images is not None  # checked by the caller

@@ -24,7 +24,7 @@ def plot_pairs(
     captions: tuple[str, str],
     *,
     note: str = "",
-    covered: Extent = WHOLE,
+    covered: tuple[Extent, Extent] = (WHOLE, WHOLE),
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws an input and a prototype's image; corresponding regions have outlines of one colour, joined by a line.
@@ -36,7 +36,7 @@ def plot_pairs(
             carries.
         captions: Of the two images.
         note: A line below, such as "no part explains this".
-        covered: The part of both images that the cells of the regions cover: top, left, bottom, right, as shares.
+        covered: The part of each image that the cells of its regions cover: top, left, bottom, right, as shares.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -52,8 +52,8 @@ def plot_pairs(
     draw_tile(ax, prototype_image, right, 0, caption=lines[1])
     pictures = Picture.at(image, 0, 0), Picture.at(prototype_image, right, 0)
     for number, ((here, there, share), colour) in enumerate(zip(regions, colours_of(len(regions)), strict=True)):
-        draw_region(ax, here, pictures[0], colour, covered)
-        draw_region(ax, there, pictures[1], colour, covered)
+        draw_region(ax, here, pictures[0], colour, covered[0])
+        draw_region(ax, there, pictures[1], colour, covered[1])
         y = 0.2 + 0.28 * number
         ax.plot([1.05, right - 0.05], [y, y], color=colour, linewidth=2.2)
         ax.text(1 + _BETWEEN / 2, y - 0.03, f"{share:.0%}", ha="center", va="bottom", fontsize=8, color=MUTED)

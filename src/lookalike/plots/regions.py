@@ -14,16 +14,22 @@ COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#f0e442", "#d55e00", "#0
 _TINT = 0.25  # opacity
 _INSET = 0.011  # tiles: half the width of a line
 _MANY = "tab20"  # for more regions than colours
+_TONES = ((0.9, 0.95), (0.45, 0.9), (0.9, 0.6))  # saturation and value, for still more
 
 
 def colours_of(number: int) -> np.ndarray:
-    """Returns colours for a number of regions, RGB from 0 to 1 [n, 3]."""
+    """Returns colours for a number of regions, RGB from 0 to 1 [n, 3]; no two are the same."""
     from matplotlib import colormaps
-    from matplotlib.colors import to_rgb
+    from matplotlib.colors import hsv_to_rgb, to_rgb
 
     if number <= len(COLOURS):
         return np.array([to_rgb(colour) for colour in COLOURS[:number]]).reshape(-1, 3)
-    return colormaps[_MANY](np.arange(number) % 20)[:, :3]
+    if number <= colormaps[_MANY].N:
+        return colormaps[_MANY](np.arange(number))[:, :3]
+    tones = np.array(_TONES)[np.arange(number) % len(_TONES)]
+    hues = np.arange(number) / number  # neighbours differ in tone
+    colours: np.ndarray = hsv_to_rgb(np.column_stack([hues, tones]))
+    return colours
 
 
 class Picture(NamedTuple):
