@@ -23,11 +23,13 @@ from lookalike.metrics import (
     activation_counts,
     attribute_representation,
     compare,
+    deletion,
     diversity,
     explanation_divergence,
     faithfulness_of_predictions,
     ghosting,
     increase_and_drop,
+    insertion,
     relevance_ordering,
     relevance_shares,
     separability,
@@ -435,3 +437,29 @@ def test_the_estimator_keeps_the_contract_of_its_own_library():
     ):
         with pytest.raises(ValueError, match=next(iter(options)).replace("clusterer", "clusterer|no ")):
             PrototypeClassifier(**options).fit(np.eye(4), [0, 0, 1, 1])
+
+
+def test_whole_numbers_of_numpy_do_as_those_of_python_do(net, blobs, tmp_path):
+    x, _ = blobs
+    n, seed = np.int64, np.uint8(1)
+    options = {"n_prototypes": n(2), "n_init": n(1), "n_images": n(1), "n_nearest": n(2), "batch_size": n(16)}
+    sem = convert(net, blobs, seed=seed, **options)
+    plain = convert(net, blobs, n_prototypes=2, n_init=1, seed=1, n_images=1, n_nearest=2, batch_size=16)
+    assert torch.equal(sem.prototypes.vectors, plain.prototypes.vectors)
+    sem.save(tmp_path / "model")  # its record is JSON
+    card = evaluate(
+        sem, blobs, train=blobs, n_images=n(4), n_runs=n(1), n_steps=n(2), n_draws=n(1), seed=seed, batch_size=n(16)
+    )
+    card.save(tmp_path / "card.json")
+    assert explain(sem, x[:3], n_nearest=n(1), batch_size=n(2))
+    assert len(embed(net, blobs, batch_size=n(16), num_workers=n(0))) == len(x)
+    relevance, noise = np.ones((3, 8, 8), np.float32), Noise(torch.zeros(1), torch.ones(1), n(2), seed)
+    options = {"batch_size": n(2)}
+    assert len(lrp(net, x[:3], **options).maps) == len(prp(sem, x[:3], **options).maps) == 3
+    found = increase_and_drop(net, x[:3], relevance, noise, np.zeros(3, np.int64), **options)
+    assert found.increase >= 0
+    maps = torch.from_numpy(relevance)
+    for measure in (deletion, insertion):
+        assert len(measure(net, x[:3], maps, n_steps=n(2), seed=seed, **options).probabilities) == 3
+    curves = relevance_ordering(net, x[:3], maps, noise, n_steps=n(2), **options)
+    assert curves.probabilities.shape[1] == 3

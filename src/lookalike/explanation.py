@@ -272,7 +272,7 @@ def explain(
     """
     checks.option_names("explain", options, get_type_hints(ExplainOptions))
     explainer = Explainer(model, **options)
-    checks.whole_number("batch_size", batch_size, 1)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
     if labels is not None:
         labels = numbers_of(labels, model.class_names)
     if names is not None:

@@ -69,10 +69,11 @@ class Watch:
         self.model = model
         self.doubt: Doubt = doubt_of(model)
         self.bound = checks.number("bound", bound, above=0, below=1)
+        seed = checks.seed("seed", seed)
         self.file = None if state is None else checks.path("state", state)
         values = self.doubt.arrays()
         self._tests = {
-            "novelty": ExchangeabilityTest(values["novelty"], checks.seed("seed", seed)),
+            "novelty": ExchangeabilityTest(values["novelty"], seed),
             "confidence": ExchangeabilityTest(-values["confidences"], (seed + 1) % 2**32),
         }
         counts = np.bincount(values["nearest"], minlength=len(model.prototypes)).astype(float)

@@ -158,6 +158,8 @@ def test_mistakes_are_one_line_each(network_file, image_folder, tmp_path, conver
     assert "names 'dog', which is not a class" in mistake(
         "convert", make, image_folder, "-o", out, "--n-prototypes", "ant=1,bee=1,cat=1,dog=1"
     )
+    twice = mistake("convert", make, image_folder, "-o", out, "--n-prototypes", "5,ant=2,ant=3")
+    assert "names a class twice: '5,ant=2,ant=3'" in twice
     for numbers in ("ant=2", "ant=2,5", "5,ant=x"):
         error = mistake("convert", make, image_folder, "-o", out, "--n-prototypes", numbers)
         assert "for all classes" in error or "--n-prototypes 5,CLASS=NUMBER" in error

@@ -1,6 +1,7 @@
 """New data join a fitted model."""
 
 import copy
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -284,3 +285,20 @@ def test_previous_data_may_have_more_numbers_than_the_model_knows(net, blobs):
     old = convert(net, (x[:60], y[:60]), n_prototypes=2, n_images=0, progress=False)
     more = old.update((x[80:], y[80:]), previous=embed(old, (x[:80], y[:80]), progress=False), progress=False)
     assert more.provenance["joined"][0]["first_sample"] == 80
+
+
+def test_images_that_join_twice_are_told(net, blobs, image_folder):
+    x, y = blobs
+    model = convert(net, (x[:30], y[:30]), n_prototypes=1, progress=False)
+    with pytest.warns(LookalikeWarning, match="the 30 new images are training images of the model already"):
+        model.update((x[:30], y[:30]), progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        once = model.update((x[30:], y[30:]), progress=False)
+    with pytest.warns(LookalikeWarning, match=f"the {len(x) - 30} new images are training images"):
+        once.update((x[30:], y[30:]), progress=False)
+    files = load_data(image_folder, Preprocessing.square(8))
+    of_files = convert(NETWORKS["small-cnn"](n_classes=3), files, n_prototypes=1, progress=False)
+    n = len(files.train)
+    with pytest.warns(LookalikeWarning, match=f"{n} of the {n} new images are training images"):
+        of_files.update(files, progress=False)

@@ -269,6 +269,8 @@ def test_radar_axes(card):
     assert axes["accuracy"] == pytest.approx(1 + card["accuracy_difference"] / 0.05)
     ax = card.plot_radar(name="a", others={"b": card})
     assert [text.get_text() for text in ax.get_legend().get_texts()] == ["a", "b"]
+    with pytest.raises(LookalikeError, match="two models are called 'model'"):
+        card.plot_radar(others={"model": card})
 
 
 def test_mistakes_get_one_clear_line(net, blobs):

@@ -51,10 +51,10 @@ def server(saved, tmp_path):
         server.shutdown()
 
 
-def ask(server, path, body=None, *, token=None, **headers):
+def ask(server, path, body=None, *, token=None, target=None, **headers):
     connection = http.client.HTTPConnection("127.0.0.1", server.server_port)
     headers = {"Origin": server.origin, **headers}
-    connection.request("GET" if body is None else "POST", f"/{token or server.token}/{path}", body, headers)
+    connection.request("GET" if body is None else "POST", target or f"/{token or server.token}/{path}", body, headers)
     response = connection.getresponse()
     content = response.read()
     connection.close()
@@ -76,6 +76,8 @@ def test_strangers_learn_nothing(server):
             {"Sec-Fetch-Site": "cross-site"},
         ):
             assert ask(server, path, **refused)[:2] == (404, b"not found")
+    for target in ("*", "/", "//[", "none"):  # without any token
+        assert ask(server, "", target=target)[:2] == (404, b"not found")
     body = json.dumps({"revision": 0, "edit": {"edit": "drop", "prototypes": [0]}})
     assert ask(server, "api/edit", body, Origin="null")[0] == 404
     assert server.desk.session.history.head == 0

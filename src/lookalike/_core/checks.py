@@ -91,6 +91,13 @@ def optional(check: Callable[..., T], name: str, value: Any, *bounds: Any) -> T 
     return None if value is None else check(name, value, *bounds)
 
 
+def field(instance: object, name: str, check: Callable[..., Any], *bounds: Any, optional: bool = False) -> None:
+    """Checks a field of a dataclass, also of a frozen one, and keeps what the check returns, such as NumPy's 3 as 3."""
+    value = getattr(instance, name)
+    if value is not None or not optional:
+        object.__setattr__(instance, name, check(name, value, *bounds))
+
+
 def one_of(name: str, value: T, options: Collection[str]) -> T:
     """Checks that a value is one of a few texts.
 

@@ -47,7 +47,7 @@ def share(successes: int, n: int) -> Share:
         (0.98, 0.93, 0.994)
     """
     _check_samples(n)
-    checks.whole_number("successes", successes, 0, n)
+    successes = checks.whole_number("successes", successes, 0, n)
     value, extra = successes / n, Z95**2 / n  # SciPy has this interval too, and takes half a second to import
     centre = (value + extra / 2) / (1 + extra)
     half = math.sqrt(extra * (value * (1 - value) + extra / 4)) / (1 + extra)
@@ -71,8 +71,8 @@ def paired_difference(only_first: int, only_second: int, n: int) -> Share:
         -0.004
     """
     _check_samples(n)
-    checks.whole_number("only_first", only_first, 0, n)
-    checks.whole_number("only_second", only_second, 0, n - only_first)
+    only_first = checks.whole_number("only_first", only_first, 0, n)
+    only_second = checks.whole_number("only_second", only_second, 0, n - only_first)
     b, c, m = only_first + 0.5, only_second + 0.5, n + 2
     centre = (b - c) / m
     half = Z95 * math.sqrt(max(b + c - (b - c) ** 2 / m, 0.0)) / m
@@ -169,8 +169,8 @@ def sign_test(losses: int, gains: int) -> float:
     """
     from scipy.stats import binom
 
-    checks.whole_number("losses", losses, 0)
-    checks.whole_number("gains", gains, 0)
+    losses = checks.whole_number("losses", losses, 0)
+    gains = checks.whole_number("gains", gains, 0)
     return float(binom.sf(losses - 1, losses + gains, 0.5)) if losses else 1.0
 
 

@@ -77,9 +77,9 @@ def check_labels(
     Raises:
         LookalikeError: If there are fewer than two classes with samples in two folds.
     """
-    checks.whole_number("n_prototypes", n_prototypes, 1)
-    checks.whole_number("n_folds", n_folds, 2)
-    checks.seed("seed", seed)
+    n_prototypes = checks.whole_number("n_prototypes", n_prototypes, 1)
+    n_folds = checks.whole_number("n_folds", n_folds, 2)
+    seed = checks.seed("seed", seed)
     if (np.bincount(labels, minlength=n_classes) >= 2).sum() < 2:
         raise LookalikeError("to find wrong labels takes two classes with two samples each, or more")
     similarity = similarity or make_similarity("l2")

@@ -71,9 +71,9 @@ class Hardware:
         checks.one_of("precision", self.precision, _PRECISIONS)
         checks.text("accelerator", self.accelerator)
         if not isinstance(self.devices, str):
-            checks.whole_number("devices", self.devices, 1)
+            checks.field(self, "devices", checks.whole_number, 1)
         check_devices(self.accelerator, self.devices)
-        checks.whole_number("num_workers", self.num_workers, 0)
+        checks.field(self, "num_workers", checks.whole_number, 0)
 
     @property
     def has_several_devices(self) -> bool:
@@ -98,7 +98,7 @@ class TrainingSettings:
     progress: bool | Advance | None = None
 
     def __post_init__(self) -> None:
-        checks.whole_number("n_images", self.n_images, 0)
+        checks.field(self, "n_images", checks.whole_number, 0)
         checks.progress("progress", self.progress)
 
 

@@ -457,12 +457,15 @@ def _read_n_prototypes(text: str) -> Any:
         first, *rest = text.split(",")
         of_others: dict[str | None, int] = {} if "=" in first else {None: int(first)}
         pairs = [pair.rsplit("=", 1) for pair in (rest if of_others else [first, *rest])]
-        return of_others | {name.strip(): int(number) for name, number in pairs}
+        numbers = of_others | {name.strip(): int(number) for name, number in pairs}
     except ValueError as error:
         raise LookalikeError(
             f"--n-prototypes takes a number, 'auto', CLASS=NUMBER,… for all classes, or NUMBER,CLASS=NUMBER,… with the "
             f"number of all others first, not {text!r}"
         ) from error
+    if len(numbers) < len(pairs) + len(of_others):
+        raise LookalikeError(f"--n-prototypes names a class twice: {text!r}")
+    return numbers
 
 
 def _read_temperature(text: str) -> Any:

@@ -102,8 +102,8 @@ class Gallery:
     nearest_from: Literal["class", "any"] = "class"
 
     def __post_init__(self) -> None:
-        checks.whole_number("n_nearest", self.n_nearest, 1)
-        checks.whole_number("n_images", self.n_images, 0)
+        checks.field(self, "n_nearest", checks.whole_number, 1)
+        checks.field(self, "n_images", checks.whole_number, 0)
         checks.one_of("nearest_from", self.nearest_from, ("class", "any"))
 
 
@@ -155,8 +155,8 @@ class Reading:
     def __post_init__(self) -> None:
         if self.preprocessing is not None:
             object.__setattr__(self, "preprocessing", read_preprocessing(self.preprocessing))
-        checks.optional(checks.whole_number, "batch_size", self.batch_size, 1)
-        checks.optional(checks.whole_number, "num_workers", self.num_workers, 0)
+        checks.field(self, "batch_size", checks.whole_number, 1, optional=True)
+        checks.field(self, "num_workers", checks.whole_number, 0, optional=True)
         checks.one_of("on_error", self.on_error, ("stop", "skip"))
         checks.one_of("precision", self.precision, PRECISIONS)
         checks.optional(checks.names, "devices", self.devices)
@@ -187,7 +187,7 @@ class Patches:
             checks.names("layers", self.layers)
         checks.one_of("decision", self.decision, tuple(DECISIONS))
         checks.flag("shared", self.shared)
-        checks.optional(checks.whole_number, "max_patches", self.max_patches, 1)
+        checks.field(self, "max_patches", checks.whole_number, 1, optional=True)
         if self.shared and self.decision != "linear":
             raise LookalikeError("shared prototypes belong to no one class: give decision='linear', or shared=False")
 

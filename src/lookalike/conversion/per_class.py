@@ -48,8 +48,8 @@ class Clustering:
     def __post_init__(self) -> None:
         check_number_of_prototypes(self.n_prototypes)
         _ = CLUSTERERS[self.clusterer]
-        checks.whole_number("n_init", self.n_init, 1)
-        checks.seed("seed", self.seed)
+        checks.field(self, "n_init", checks.whole_number, 1)
+        checks.field(self, "seed", checks.seed)
         bytes_of(self.memory_limit)
 
     def to_dict(self, class_names: list[str] | None = None) -> dict[str, Any]:
@@ -260,7 +260,7 @@ def check_number_of_prototypes(n_prototypes: NPrototypes) -> None:
         return
     if isinstance(n_prototypes, str) or not hasattr(n_prototypes, "__int__"):
         raise checks.unfit("n_prototypes", n_prototypes, "a number, a mapping or 'auto'")
-    checks.whole_number("n_prototypes", n_prototypes, 1)
+    n_prototypes = checks.whole_number("n_prototypes", n_prototypes, 1)
 
 
 def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list[int | None]:

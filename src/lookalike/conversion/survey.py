@@ -44,7 +44,7 @@ def survey(
     Returns:
         New prototypes with counts, purity, nearest samples and distances.
     """
-    checks.whole_number("n_nearest", n_nearest, 1)
+    n_nearest = checks.whole_number("n_nearest", n_nearest, 1)
     checks.one_of("nearest_from", nearest_from, ("class", "any"))
     checks.one_of("nearest_by", nearest_by, ("distance", "similarity"))
     result = Survey.empty(len(prototypes), n_nearest, prototypes.vectors.dtype)

@@ -52,8 +52,8 @@ def with_training_images(
             or an option is out of range.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    checks.whole_number("n_nearest", n_nearest, 1)
-    checks.whole_number("n_images", n_images, 0)
+    n_nearest = checks.whole_number("n_nearest", n_nearest, 1)
+    n_images = checks.whole_number("n_images", n_images, 0)
     checks.one_of("nearest_by", nearest_by, ("distance", "similarity"))
     if model.has_patches:
         raise LookalikeError("a model of patches is made by convert(..., level='patch'), which finds its images")

@@ -28,7 +28,7 @@ from lookalike.encoder import Encoder, match_names
 from lookalike.encoder.class_names import are_numbers
 from lookalike.model import PrototypeModel
 from lookalike.model.class_labels import check_named, labels_in_model
-from lookalike.model.classifier import NearestPrototype, TransparentClassifier
+from lookalike.model.classifier import NearestPrototype
 from lookalike.model.images import Origin, pixels_of, preprocessing_of, record_of
 from lookalike.model.prototypes import Prototypes
 from lookalike.model.similarity import Similarity, euclidean_distances
@@ -89,7 +89,13 @@ def update_model(
     previous_data = None if previous is None else _previous_data(previous, encoder, class_names)
     prototypes = _survey_update(old_prototypes, updated, similarity, new_data, previous_data, offset, nearest_from)
     temperature = settings.probabilities.temperature
-    classifier, calibration = _updated_classifier(model, None if temperature == "auto" else float(temperature))
+    classifier, kept = copy.deepcopy(model.classifier), Temperature(model.classifier.temperature, "kept")
+    if temperature != "auto":
+        classifier = NearestPrototype(classifier.reading, float(temperature))
+        kept = Temperature(float(temperature), "given")
+    keys = record_of(batches)[1]
+    is_stream = batches is None or not batches.can_fetch
+    _warn_of_repeats(model, keys, len(store), None if is_stream else store.info.get("data"))
     entry = {
         "n_samples": len(store),
         "first_sample": offset,
@@ -111,13 +117,13 @@ def update_model(
             value_range=model.value_range,
             provenance={
                 **model.provenance,
-                **({} if calibration is None else {"calibration": calibration.to_dict()}),
+                "calibration": kept.to_dict(),
                 "joined": [*model.provenance.get("joined", []), entry],
                 **({} if n_before is None else {"n_samples": n_before + len(store)}),
                 "skipped": model.provenance.get("skipped", 0) + len(store.skipped),
                 "next_sample": offset + store.next_index,
             },
-            training_keys=_merged_keys(model.training_keys, record_of(batches)[1]),
+            training_keys=_merged_keys(model.training_keys, keys),
             training_names=_updated_names(model, prototypes, batches, offset),
         ),
     )
@@ -152,6 +158,27 @@ def _warn_of_moves(model: PrototypeModel, labels: np.ndarray) -> None:
             "the model was edited: its prototypes move towards the means of their images, by which what was erased or "
             "moved comes back in part; make such edits again after the update"
         )
+
+
+def _warn_of_repeats(model: PrototypeModel, keys: Tensor | None, n_new: int, fingerprint: str | None) -> None:
+    """Warns if new images are training images already: by the contents of their files, or all of the data at once.
+
+    Args:
+        model: The model before the update.
+        keys: Keys of the contents of the new files; None if the data are no files.
+        n_new: Number of new images.
+        fingerprint: Of the new data; None if it does not tell them from others, as of a stream.
+    """
+    n_known = 0 if keys is None or model.training_keys is None else int(torch.isin(keys, model.training_keys).sum())
+    fingerprints = model.provenance.get("fingerprints") or {}
+    joined = [fingerprints.get("data"), *(entry.get("data") for entry in model.provenance.get("joined", []))]
+    if n_known:
+        those = f"{n_known:,} of the {n_new:,} new images are"
+    elif fingerprint is not None and fingerprint in joined:
+        those = f"the {n_new:,} new images are"
+    else:
+        return
+    warn_of(f"{those} training images of the model already, and now count twice; leave them out of the new data")
 
 
 def _previous_data(
@@ -222,22 +249,6 @@ def _survey_update(
     new_survey.add(updated, similarity, *previous_data, nearest_from=nearest_from)
     new_survey.add(updated, similarity, embeddings, labels, indices + offset, nearest_from=nearest_from)
     return new_survey.finish(updated)
-
-
-def _updated_classifier(
-    model: PrototypeModel, temperature: float | None
-) -> tuple[TransparentClassifier, Temperature | None]:
-    """Returns the classifier of the updated model, and its temperature if it has one."""
-    classifier = copy.deepcopy(model.classifier)
-    if not isinstance(classifier, NearestPrototype):
-        if temperature is not None:
-            raise LookalikeError(
-                f"temperature={temperature} was given, and the model's {classifier.name!r} classifier has none"
-            )
-        return classifier, None
-    if temperature is not None:
-        return NearestPrototype(classifier.reading, temperature), Temperature(temperature, "given")
-    return classifier, Temperature(classifier.temperature, "kept")
 
 
 def _merged_keys(previous: Tensor | None, new: Tensor | None) -> Tensor | None:

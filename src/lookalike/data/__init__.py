@@ -115,7 +115,7 @@ def load_data(
     """
     checks.path("source", source)
     checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
-    checks.seed("seed", seed)
+    seed = checks.seed("seed", seed)
     if is_dataset(source):
         if labels is not None:
             raise LookalikeError(f"{source!r} is a dataset with its own labels; leave {str(labels)!r} out (--labels)")

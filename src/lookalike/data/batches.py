@@ -112,8 +112,8 @@ class Batches:
         decode_on: str | torch.device | None = None,
     ) -> None:
         checks.one_of("on_error", on_error, ("stop", "skip"))
-        checks.optional(checks.whole_number, "batch_size", batch_size, 1)
-        checks.optional(checks.whole_number, "num_workers", num_workers, 0)
+        batch_size = checks.optional(checks.whole_number, "batch_size", batch_size, 1)
+        num_workers = checks.optional(checks.whole_number, "num_workers", num_workers, 0)
         self.split: Split | None = None
         given = data
         if isinstance(data, DataBundle):

@@ -135,7 +135,7 @@ def load_folder(
     """
     root = checks.path("root", root)
     checks.instance("preprocessing", preprocessing, Preprocessing, "a Preprocessing")
-    checks.seed("seed", seed)
+    seed = checks.seed("seed", seed)
     layout = read_layout(root, labels, min_classes=min_classes)
     name = text_of(Path(root).resolve().name)
     notes = [*layout.notes]

@@ -105,7 +105,7 @@ def load_glyphs(
     """
     checks.optional(checks.instance, "preprocessing", preprocessing, Preprocessing, "a Preprocessing")
     checks.optional(checks.path, "fonts", fonts)
-    checks.optional(checks.whole_number, "copies", copies, 1)
+    copies = checks.optional(checks.whole_number, "copies", copies, 1)
     folder = fonts if fonts is not None else os.environ.get("LOOKALIKE_FONTS") or None
     usable_fonts, n_left_out = _find_fonts(folder)
     families = sorted({font.family for font in usable_fonts})

@@ -55,7 +55,7 @@ def load_stamps(
     Raises:
         LookalikeError: If the package is not found, a class is unknown or has no pictures.
     """
-    checks.seed("seed", seed)
+    seed = checks.seed("seed", seed)
     names = sorted(FOLDERS) if classes is None else checks.names("classes", classes)
     unknown = [name for name in names if name not in FOLDERS]
     if unknown:

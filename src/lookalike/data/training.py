@@ -59,8 +59,8 @@ def load_training_data(
     """
     checks.option_names("load_training_data", reading, tuple(get_type_hints(ReadingOptions)))
     checks.path("source", source)
-    checks.whole_number("image_size", image_size, 1)
-    checks.seed("seed", seed)
+    image_size = checks.whole_number("image_size", image_size, 1)
+    seed = checks.seed("seed", seed)
     if is_dataset(source):
         if labels is not None:
             raise LookalikeError(f"{source!r} is a dataset with its own labels; leave {str(labels)!r} out (--labels)")

@@ -197,7 +197,7 @@ class Split(Edit):
     @override
     def apply(self, state: State, material: Material | None) -> State:
         position = _free(state, (self.prototype,))[0]
-        checks.whole_number("n", self.n, 2)
+        checks.field(self, "n", checks.whole_number, 2)
         needed = _needed(material)
         rows = needed.members(state, [position])
         if len(rows) < self.n:

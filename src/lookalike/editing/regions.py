@@ -88,7 +88,7 @@ def restriction(session: "EditSession", prototype: int, region: Region) -> Restr
     Raises:
         LookalikeError: If the model holds no images, or edits are judged on the prototype's image.
     """
-    checks.whole_number("prototype", prototype, 0, len(session.state) - 1)
+    prototype = checks.whole_number("prototype", prototype, 0, len(session.state) - 1)
     check_region(region)
     inputs = session.model.prototype_inputs()
     if inputs is None:
@@ -126,7 +126,7 @@ def erasure(session: "EditSession", prototypes: tuple[int, ...], region: Region,
         raise LookalikeError(NO_MATERIAL)
     model, vectors = session.model, []
     for prototype in prototypes:
-        checks.whole_number("prototype", prototype, 0, len(session.state) - 1)
+        prototype = checks.whole_number("prototype", prototype, 0, len(session.state) - 1)
         label = int(session.state.labels[prototype])
         rows = _learned_from(material, session.state, prototype)
         donors = np.flatnonzero((material.labels != label) & ~material.held_out)

@@ -129,7 +129,7 @@ def _check_same_data(model: PrototypeModel, store: EmbeddingStore, batches: Batc
 
 def held_out_rows(labels: np.ndarray, seed: int) -> np.ndarray:
     """Returns every fifth row of each class, drawn by a seed [N]; a class of fewer than five gives none."""
-    checks.seed("seed", seed)
+    seed = checks.seed("seed", seed)
     rng = np.random.default_rng([seed, 0x0ED17])
     held_out = np.zeros(len(labels), dtype=bool)
     for k in np.unique(labels):

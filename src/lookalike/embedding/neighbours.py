@@ -85,12 +85,11 @@ def look_around(embeddings: np.ndarray) -> Neighbourhood:
     first = np.array(
         [candidates[min(row, neighbour), max(row, neighbour)] for row, neighbour in enumerate(nearest.tolist())]
     )
-    squares = np.square(z).sum(1, dtype=np.float64)
-    size = float(np.sqrt(np.median(squares) or squares.mean()))  # one far embedding must not decide it
+    size = _size_of(z)
     usual = _usual_distance(first, third, size)
     candidates |= _further_pairs(z, distances_to.max(1), usual)
     alike = [
-        Pair(a, b, distance / usual, distance <= max(_EQUAL * usual, _ROUNDING * size))
+        Pair(a, b, distance / usual, _are_equal(distance, usual, size))
         for (a, b), distance in candidates.items()
         if distance <= _NEAR * usual
     ]
@@ -173,15 +172,26 @@ def look_for(queries: np.ndarray, embeddings: np.ndarray, usual: float, own: np.
     Returns:
         The pairs of ``own`` and other rows, the most alike first.
     """
-    alike = []
+    alike, size = [], _size_of(embeddings - embeddings.mean(0))
     for query, row in zip(queries, own.tolist(), strict=True):
         distances = np.sqrt(np.square(embeddings - query).sum(1, dtype=np.float64))
         distances[row] = np.inf
         alike += [
-            Pair(row, int(other), float(distances[other]) / usual, bool(distances[other] <= _EQUAL * usual))
+            Pair(row, int(other), float(distances[other]) / usual, _are_equal(float(distances[other]), usual, size))
             for other in np.flatnonzero(distances <= _NEAR * usual)
         ]
     return sorted(alike, key=lambda pair: (pair.share, pair.first, pair.second))
+
+
+def _size_of(centred: np.ndarray) -> float:
+    """Returns the usual distance of embeddings [N, D] from their mean, which is 0."""
+    squares = np.square(centred).sum(1, dtype=np.float64)
+    return float(np.sqrt(np.median(squares) or squares.mean()))  # one far embedding must not decide it
+
+
+def _are_equal(distance: float, usual: float, size: float) -> bool:
+    """Says whether two samples are the same to the network, but for rounding."""
+    return distance <= max(_EQUAL * usual, _ROUNDING * size)
 
 
 def in_groups(embeddings: np.ndarray) -> np.ndarray:

@@ -49,8 +49,8 @@ class EmbeddingSettings:
     devices: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        checks.optional(checks.whole_number, "batch_size", self.batch_size, 1)
-        checks.optional(checks.whole_number, "num_workers", self.num_workers, 0)
+        checks.field(self, "batch_size", checks.whole_number, 1, optional=True)
+        checks.field(self, "num_workers", checks.whole_number, 0, optional=True)
         checks.one_of("on_error", self.on_error, ("stop", "skip"))
         checks.one_of("precision", self.precision, PRECISIONS)
         checks.one_of("dtype", self.dtype, ("float32", "float16"))

@@ -140,8 +140,12 @@ def _embed_to_folder(
         overwrite = is_finished  # finished embeddings that cannot be opened are damaged, and are replaced
     with alone(lock):
         sink = JournalSink(folder, key, resume=resume, overwrite=overwrite)
-        _check_skipped(sink.skipped.values(), batches, sink.folder)
-        return undoing(sink.release, lambda: run(sink))
+
+        def check_and_run() -> EmbeddingStore:
+            _check_skipped(sink.skipped.values(), batches, sink.folder)
+            return run(sink)
+
+        return undoing(sink.release, check_and_run)
 
 
 def _check_arguments(model: Any, folder: Any, *, resume: Any, overwrite: Any, progress: Any) -> None:

@@ -132,7 +132,7 @@ class ExpectedCalibrationError(Metric):
 
     def __init__(self, n_bins: int = N_BINS, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        checks.whole_number("n_bins", n_bins, 1)
+        n_bins = checks.whole_number("n_bins", n_bins, 1)
         for name in ("counts", "confidence", "right", "variance"):
             self.add_state(name, torch.zeros(n_bins, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -210,7 +210,7 @@ class RelevanceOrdering(Metric):
 
     def __init__(self, n_steps: int = 20, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        checks.whole_number("n_steps", n_steps, 1)
+        n_steps = checks.whole_number("n_steps", n_steps, 1)
         self.add_state("total", torch.zeros(n_steps + 1, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("area", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("n", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
@@ -281,7 +281,7 @@ class ExplanationDivergence(MeanOverImages):
         self.options: dict[str, Any] = {
             "direction": checks.one_of("direction", direction, DIRECTIONS),
             "magnitude": checks.one_of("magnitude", magnitude, MAGNITUDES),
-            "floor": checks.number("floor", floor, least=0, below=1),
+            "floor": checks.number("floor", floor, above=0, below=1),
         }
 
     def update(self, maps: Tensor, black_box_maps: Tensor) -> None:

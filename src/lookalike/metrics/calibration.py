@@ -43,7 +43,7 @@ class CalibrationBins:
     @classmethod
     def of(cls, confidences: Tensor, correct: Tensor, n_bins: int = N_BINS) -> "CalibrationBins":
         """Sorts predictions into bins by the probability of the predicted class [N]; ``correct`` says if it is [N]."""
-        checks.whole_number("n_bins", n_bins, 1)
+        n_bins = checks.whole_number("n_bins", n_bins, 1)
         confidences = checks.tensor("confidences", confidences, ("N",), kind="number").detach().double()
         confidences = checks.probabilities("confidences", confidences)
         correct = torch.as_tensor(correct).detach().to(confidences)

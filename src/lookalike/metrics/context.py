@@ -68,8 +68,8 @@ class Options:
     def __post_init__(self) -> None:
         checks.one_of("noise", self.noise, get_args(Generator))
         for name in ("n_images", "n_runs", "n_steps", "n_draws", "batch_size"):
-            checks.whole_number(name, getattr(self, name), 1)
-        checks.seed("seed", self.seed)
+            checks.field(self, name, checks.whole_number, 1)
+        checks.field(self, "seed", checks.seed)
         checks.one_of("scope", self.scope, ("class", "all"))
         checks.one_of("precision", self.precision, ("float32", "bfloat16"))
         _ = COMPOSITES[self.composite]

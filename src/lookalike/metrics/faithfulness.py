@@ -49,7 +49,7 @@ def independent_agreement(error: float, n_classes: int) -> float:
         0.905
     """
     checks.number("error", error, least=0, most=1)
-    checks.whole_number("n_classes", n_classes, 1)
+    n_classes = checks.whole_number("n_classes", n_classes, 1)
     return (1 - error) ** 2 + error**2 / max(1, n_classes - 1)
 
 

@@ -29,9 +29,9 @@ class RandomSubsets:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        checks.whole_number("number", self.number, 2)
-        checks.optional(checks.whole_number, "size", self.size, 1)
-        checks.seed("seed", self.seed)
+        checks.field(self, "number", checks.whole_number, 2)
+        checks.field(self, "size", checks.whole_number, 1, optional=True)
+        checks.field(self, "seed", checks.seed)
 
     def draw(self, n: int, n_pixels: int) -> Tensor:
         """Draws subsets for n images [n, R, k], seeded per image: they do not depend on the number of images.
@@ -79,7 +79,9 @@ def faithfulness_correlation(
     Raises:
         LookalikeError: If shapes do not fit, or an option is out of range.
     """
-    height, width = checked_images(score, inputs, checks.tensor("relevance", relevance), batch_size)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    relevance = checks.tensor("relevance", relevance)
+    height, width = checked_images(score, inputs, relevance)
     n, n_pixels = len(inputs), height * width
     if isinstance(subsets, RandomSubsets):
         pixels = subsets.draw(n, n_pixels)

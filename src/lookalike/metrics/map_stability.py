@@ -75,9 +75,9 @@ def map_stability(
     Raises:
         LookalikeError: If an option is out of range, or a map is not finite.
     """
-    checks.whole_number("n_samples", n_samples, 1)
-    checks.whole_number("batch_size", batch_size, 1)
-    checks.seed("seed", seed)
+    n_samples = checks.whole_number("n_samples", n_samples, 1)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    seed = checks.seed("seed", seed)
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
     sizes = checks.tensor("radius", radius, kind="number").float().reshape(-1)
     if not bool((sizes > 0).all()):

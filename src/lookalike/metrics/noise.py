@@ -44,8 +44,8 @@ class Noise:
     generator: Generator = "philox"
 
     def __post_init__(self) -> None:
-        checks.whole_number("draws", self.draws, 1)
-        checks.seed("seed", self.seed)
+        checks.field(self, "draws", checks.whole_number, 1)
+        checks.field(self, "seed", checks.seed)
         checks.one_of("generator", self.generator, get_args(Generator))
         low = checks.tensor("low", self.low, ("C",), kind="number")
         checks.tensor("high", self.high, (len(low),), kind="number")

@@ -97,9 +97,10 @@ def _curves(
     *,
     insert: bool,
 ) -> PixelCurves:
-    checks.whole_number("n_steps", n_steps, 1)
-    checks.seed("seed", seed)
-    shape = checked_images(score, inputs, relevance, batch_size)
+    n_steps = checks.whole_number("n_steps", n_steps, 1)
+    seed = checks.seed("seed", seed)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    shape = checked_images(score, inputs, relevance)
     n, n_pixels = len(inputs), shape[0] * shape[1]
     replacement = as_images("baseline", baseline, inputs)
     order = random_relevance(n, shape, seed) if relevance is None else relevance
@@ -137,7 +138,7 @@ def random_relevance(n: int, shape: tuple[int, int], seed: int) -> Tensor:
     return torch.stack(maps)
 
 
-def checked_images(score: Any, inputs: Any, relevance: Any, batch_size: Any) -> tuple[int, int]:
+def checked_images(score: Any, inputs: Any, relevance: Any) -> tuple[int, int]:
     """Checks the arguments shared by the measures that change pixels; returns height and width.
 
     Raises:
@@ -145,7 +146,6 @@ def checked_images(score: Any, inputs: Any, relevance: Any, batch_size: Any) -> 
     """
     if not callable(score):
         raise checks.unfit("score", score, "a function")
-    checks.whole_number("batch_size", batch_size, 1)
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
     if inputs.ndim != 4 or not len(inputs):
         raise LookalikeError(f"images have the shape [N, C, H, W], not {tuple(inputs.shape)}")

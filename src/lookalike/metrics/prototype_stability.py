@@ -99,8 +99,8 @@ def prototype_stability(
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
     checks.one_of("change", change, ("seed", "bootstrap"))
-    checks.whole_number("n_repeats", n_repeats, 1)
-    checks.seed("seed", seed)
+    n_repeats = checks.whole_number("n_repeats", n_repeats, 1)
+    seed = checks.seed("seed", seed)
     z = checks.points("embeddings", embeddings)
     y = checks.class_indices("labels", labels, model.n_classes, (len(z),)).cpu().numpy()
     rng = np.random.default_rng(seed)
@@ -154,7 +154,7 @@ def shift_stability(similarities: Callable[[Tensor], Tensor], inputs: Tensor, *,
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
     if inputs.ndim != 4 or not len(inputs):
         raise LookalikeError(f"images have the shape [N, C, H, W], not {tuple(inputs.shape)}")
-    checks.whole_number("pixels", pixels, 1, min(inputs.shape[2:]) - 1)
+    pixels = checks.whole_number("pixels", pixels, 1, min(inputs.shape[2:]) - 1)
     nearest = similarities(inputs).argmax(1)
     height, width = inputs.shape[2:]
     padded = torch.nn.functional.pad(inputs, [pixels] * 4, mode="replicate")

@@ -81,12 +81,13 @@ def road(
     Raises:
         LookalikeError: If the shapes do not fit, or an option is out of range.
     """
-    checks.seed("seed", seed)
+    seed = checks.seed("seed", seed)
     checks.number("noise", noise, least=0)
     steps = tuple(checks.number("percentages", percentage, above=0, below=100) for percentage in percentages)
     if not steps:
         raise LookalikeError("percentages must not be empty")
-    shape = checked_images(score, inputs, relevance, batch_size)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    shape = checked_images(score, inputs, relevance)
     n, n_pixels = len(inputs), shape[0] * shape[1]
     order = random_relevance(n, shape, seed) if relevance is None else relevance
     ranks = ranks_of(order).view(n, *shape).cpu()

@@ -94,7 +94,8 @@ def relevance_ordering(
     Raises:
         LookalikeError: If the shapes do not fit, or ``n_steps`` is less than 1.
     """
-    _checked_shape(score, inputs, relevance, noise, batch_size)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    _checked_shape(score, inputs, relevance, noise)
     return ordering_curves(
         lambda rows: {"": score(rows)},
         inputs,
@@ -150,9 +151,10 @@ def ordering_curves(
     Raises:
         LookalikeError: If the shapes do not fit, or ``n_steps`` is less than 1.
     """
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
     for ordering in orderings.values():
-        n, _, height, width = _checked_shape(score, inputs, ordering.relevance, noise, batch_size)
-    checks.whole_number("n_steps", n_steps, 1)
+        n, _, height, width = _checked_shape(score, inputs, ordering.relevance, noise)
+    n_steps = checks.whole_number("n_steps", n_steps, 1)
     sample_indices = _sample_indices(samples, n)
     n_pixels = height * width
     batcher = _FullBatches(score, batch_size, advance)
@@ -300,7 +302,9 @@ def increase_and_drop(
     Raises:
         LookalikeError: If the shapes do not fit, or ``keep`` is not between 0 and 1.
     """
-    n, _, height, width = _checked_shape(activation, inputs, checks.tensor("relevance", relevance), noise, batch_size)
+    relevance = checks.tensor("relevance", relevance)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    n, _, height, width = _checked_shape(activation, inputs, relevance, noise)
     checks.number("keep", keep, above=0, below=1)
     targets = checks.tensor("targets", targets, (n,), kind="whole").long()
     sample_indices = _sample_indices(samples, n)
@@ -351,14 +355,11 @@ def _sample_indices(samples: Sequence[int] | None, n: int) -> list[int]:
     return indices
 
 
-def _checked_shape(
-    score: Any, inputs: Tensor, relevance: Tensor | None, noise: Any, batch_size: Any
-) -> tuple[int, int, int, int]:
+def _checked_shape(score: Any, inputs: Tensor, relevance: Tensor | None, noise: Any) -> tuple[int, int, int, int]:
     """Checks the arguments that the measures of this module share; returns the inputs' shape."""
     if not callable(score):
         raise checks.unfit("score", score, "a function")
     checks.instance("noise", noise, Noise, "a Noise")
-    checks.whole_number("batch_size", batch_size, 1)
     checks.instance("inputs", inputs, Tensor, "a tensor [N, C, H, W]")
     checks.optional(checks.instance, "relevance", relevance, Tensor, "a tensor [N, H, W]")
     if inputs.ndim != 4 or not len(inputs):

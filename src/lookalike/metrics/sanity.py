@@ -151,7 +151,7 @@ def sanity_check(
         LookalikeError: If the network cannot be copied, or an option is out of range.
     """
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    checks.whole_number("n_depths", n_depths, 1)
+    n_depths = checks.whole_number("n_depths", n_depths, 1)
     generator = seeded(checks.seed("seed", seed))
     randomised_copy = deep_copy(model)
 

@@ -260,15 +260,22 @@ class Scorecard:
         }
         return plot_sanity(check["depths"], curves, chance=1 / check["options"]["n_prototypes"], ax=ax)
 
-    def plot_radar(self, ax: "Axes | None" = None, *, name: str = "model", others: "Any" = None) -> "Axes":
+    def plot_radar(
+        self, ax: "Axes | None" = None, *, name: str = "model", others: "Mapping[str, Scorecard] | None" = None
+    ) -> "Axes":
         """Plots the radar (paper, Figure 4).
 
         Args:
             ax: Polar Axes; None creates a figure.
             name: Name of this model in the legend.
             others: Scorecards of other models to plot in the same radar, by name.
+
+        Raises:
+            LookalikeError: If another model has the name of this one.
         """
         from lookalike.plots.radar import plot_radar
 
+        if others and name in others:
+            raise LookalikeError(f"two models are called {name!r}: give this one another name (name=)")
         cards: dict[str, Scorecard] = {name: self, **(others or {})}
         return plot_radar({label: card.axes() for label, card in cards.items()}, ax=ax)

@@ -76,8 +76,8 @@ def separability(
     Raises:
         LookalikeError: If there are no samples.
     """
-    checks.whole_number("per_class", per_class, 1)
-    checks.seed("seed", seed)
+    per_class = checks.whole_number("per_class", per_class, 1)
+    seed = checks.seed("seed", seed)
     prototypes = checks.tensor("prototypes", prototypes, ("P", "D"), kind="number", empty=False)
     prototype_labels = checks.tensor("prototype_labels", prototype_labels, (len(prototypes),), kind="whole")
     if not isinstance(embeddings, np.ndarray):

@@ -81,8 +81,8 @@ def calibrate_model(
     checks.number("false_alarm", promises.false_alarm, above=0, below=1)
     checks.one_of("novelty", promises.novelty, NOVELTIES)
     checks.flag("conservative", promises.conservative)
-    checks.seed("seed", seed)
-    checks.whole_number("batch_size", batch_size, 1)
+    seed = checks.seed("seed", seed)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
     read = read_validation(model, validation, batch_size)
     if len(read.labels) < LEAST_IMAGES:
         raise LookalikeError(

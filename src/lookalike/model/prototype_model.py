@@ -245,7 +245,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
         """
         if self.images is None or self.value_range is None:
             return None
-        checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
+        rank = checks.whole_number("rank", rank, 0, self.images.shape[1] - 1)
         black, white = self.value_range[:, :, None, None].to(self.device).unbind(0)
         pixels = self.images[:, rank].permute(0, 3, 1, 2).contiguous().to(self.device) / 255
         if self.preprocessing is not None:
@@ -297,7 +297,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
 
         if self.images is None:
             raise LookalikeError("the model holds no prototype images (it was saved or fitted without them)")
-        checks.whole_number("per_prototype", per_prototype, 1)
+        per_prototype = checks.whole_number("per_prototype", per_prototype, 1)
         p, decoded = self.prototypes, self.decoded_prototypes()
         boxes = self.patch_boxes()
         if boxes is not None:
@@ -422,7 +422,7 @@ class PrototypeModel(Doubting, Onward, nn.Module):
     @keeps_torch_settings
     def _batched(self, inputs: Any, batch_size: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """Embeds inputs in batches, and applies a function to each batch of embeddings."""
-        checks.whole_number("batch_size", batch_size, 1)
+        batch_size = checks.whole_number("batch_size", batch_size, 1)
         results, zeros, dtype = [], [], dtype_of(self.encoder)
         side_by_side = SideBySide(self.encoder)
         with torch.no_grad():

@@ -118,7 +118,7 @@ def with_head(network: nn.Module, *, head: str, n_classes: int, bias: bool = Fal
     Raises:
         LookalikeError: If there is no such layer.
     """
-    checks.whole_number("n_classes", n_classes, 1)
+    n_classes = checks.whole_number("n_classes", n_classes, 1)
     checks.flag("bias", bias)
     dim = _input_dim(network, head)
     new_head: nn.Module

@@ -210,8 +210,8 @@ def pairs_with_images(
 ) -> list[PairedRegions | int]:
     """Returns for each input what ``pair_regions`` does, or the prototype where that has no image to compare with."""
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    checks.whole_number("n_kinds", n_kinds, 2)
-    checks.seed("seed", seed)
+    n_kinds = checks.whole_number("n_kinds", n_kinds, 2)
+    seed = checks.seed("seed", seed)
     references = model.prototype_inputs()
     if references is None or model.images is None:
         raise LookalikeError("the model holds no prototype images (it was saved or converted without them)")

@@ -63,7 +63,7 @@ class Segments:
 
     def of_image(self, row: int) -> "Segments":
         """Returns the concepts of one image, as a result for one image."""
-        checks.whole_number("row", row, 0, len(self.concepts) - 1)
+        row = checks.whole_number("row", row, 0, len(self.concepts) - 1)
         rows = slice(row, row + 1)
         names = ("concepts", "classes", "similarities", "probabilities")
         return replace(
@@ -86,7 +86,7 @@ class Segments:
         from lookalike.plots import plot_segments
 
         images = drawable(self.images)
-        checks.whole_number("row", row, 0, len(self.concepts) - 1)
+        row = checks.whole_number("row", row, 0, len(self.concepts) - 1)
         numbers = self.concepts[row].unique().tolist()
         captions = {j: f"{j}: {self.class_names[int(self.labels[j])]}" for j in numbers}
         concepts = self.concepts[row].numpy()
@@ -153,7 +153,7 @@ def batches_of(model: PrototypeModel, inputs: Any, batch_size: int) -> Iterator[
     Raises:
         LookalikeError: If an input is no image, or there are none.
     """
-    checks.whole_number("batch_size", batch_size, 1)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
     is_empty = True
     for batch in model.read_inputs(inputs, batch_size):
         for start in range(0, n_rows(batch.inputs), batch_size):

@@ -150,8 +150,8 @@ def gallery_size(
         titled: Make room for names that people gave the prototypes.
     """
     class_names = checks.names("class_names", class_names)
-    checks.whole_number("per_class", per_class, 0)
-    checks.whole_number("per_prototype", per_prototype, 1)
+    per_class = checks.whole_number("per_class", per_class, 0)
+    per_prototype = checks.whole_number("per_prototype", per_prototype, 1)
     row_height = 1 + CAPTION + LINE * (named + titled)
     row_names = [shorten(name, _NAME_LENGTH) for name in class_names]
     columns, rows = _extent(row_names, per_class, per_prototype, row_height)

@@ -35,7 +35,7 @@ def project_2d(
         LookalikeError: If the method is unknown, or its package is not installed.
     """
     checks.one_of("method", method, ("pca", "umap"))
-    checks.seed("seed", seed)
+    seed = checks.seed("seed", seed)
     embeddings = checks.points("embeddings", embeddings)
     prototypes = checks.points("prototypes", prototypes)
     if prototypes.shape[1] != embeddings.shape[1] or min(embeddings.shape) < 2:

@@ -89,7 +89,7 @@ def plot_patches(
 def patch_axes(class_names: Sequence[str], per_class: int) -> "Axes":
     """Makes a figure that fits the patches, without a window. Save it with ``ax.figure.savefig``."""
     class_names = checks.names("class_names", class_names)
-    checks.whole_number("per_class", per_class, 0)
+    per_class = checks.whole_number("per_class", per_class, 0)
     columns, rows = _extent([shorten(name, _NAME_LENGTH) for name in class_names], per_class)
     return new_axes((columns * TILE_INCHES, rows * TILE_INCHES))
 

@@ -117,7 +117,8 @@ def stream_lrp(
 ) -> Iterator[Relevance]:
     """Yields the results of ``lrp`` batch by batch."""
     checks.model("model", model)
-    x = to_model(_checked_images(x, composite, batch_size, strict), model)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    x = to_model(_checked_images(x, composite, strict), model)
     checks.one_of("of", of, ("score", "probability"))
     _check_target(target, len(x))
     checks.output_key("output", None if isinstance(output, Outputs) else output)
@@ -164,7 +165,7 @@ def _without_rows(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor, sli
     return lambda z, _rows: classify(z)
 
 
-def _checked_images(x: Any, composite: Any, batch_size: Any, strict: Any) -> Tensor:
+def _checked_images(x: Any, composite: Any, strict: Any) -> Tensor:
     """Checks the arguments that ``lrp`` and ``prp`` share; returns the images [N, …]."""
     images = checks.tensor("x", x, kind="number")
     if not images.ndim or not len(images):
@@ -175,7 +176,6 @@ def _checked_images(x: Any, composite: Any, batch_size: Any, strict: Any) -> Ten
         raise checks.unfit("x", images, "of floating-point numbers, as the network takes them")
     if not isinstance(composite, Composite):
         _ = COMPOSITES[composite]
-    checks.whole_number("batch_size", batch_size, 1)
     checks.flag("strict", strict)
     return images
 
@@ -251,7 +251,8 @@ def lrp_of_heads(
         LookalikeError: If there are no images or no heads.
     """
     checks.model("encoder", encoder)
-    images = to_model(_checked_images(x, composite, batch_size, strict=False), encoder)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    images = to_model(_checked_images(x, composite, strict=False), encoder)
     if not heads:
         raise LookalikeError("there is no head to explain")
 
@@ -287,7 +288,8 @@ def stream_prp(
 ) -> Iterator[Relevance]:
     """Yields the results of ``prp`` batch by batch."""
     checks.instance("model", model, PrototypeModel, "a PrototypeModel")
-    x = to_model(_checked_images(x, composite, batch_size, strict), model)
+    batch_size = checks.whole_number("batch_size", batch_size, 1)
+    x = to_model(_checked_images(x, composite, strict), model)
     _check_prototypes(prototypes, len(x))
     rule = prp_rule(model, rule)
     chosen = None if isinstance(prototypes, str) else _given_prototypes(model, prototypes, len(x)).to(x.device)

@@ -78,10 +78,10 @@ def _provenance_facts(card: Scorecard) -> list[tuple[str, str]]:
         ("classifier", _one_line(info["classifier"])),
         ("options of the evaluation", _one_line(options)),
         ("measured", f"{counted(info['n_runs'], 'time')}, with seed {', '.join(map(str, info['seeds']))}"),
-        ("model (SHA-256)", str(info["model"])),
-        ("the original (SHA-256)", str(info["black_box"] or "–")),
-        ("test data (SHA-256)", str(info["test_data"] or "–")),
-        ("training data (SHA-256)", str(info["train_data"] or "–")),
+        ("model (fingerprint)", str(info["model"])),
+        ("the original (fingerprint)", str(info["black_box"] or "–")),
+        ("test data (fingerprint)", str(info["test_data"] or "–")),
+        ("training data (fingerprint)", str(info["train_data"] or "–")),
         ("versions", ", ".join(f"{name} {version}" for name, version in info["versions"].items())),
     ]
     if info["samples"]:

@@ -164,7 +164,7 @@ TERMS = (
         "log-l2",
         "log-l2, ε",
         "log-l2|ε",
-        "The similarity log((d² + 1) / (d² + ε)) at a distance d, and its small constant.",
+        "The similarity log((d + 1) / (d + ε)) at a distance d, and its small constant.",
     ),
     Term(
         "overlap",
@@ -221,8 +221,8 @@ TERMS = (
     ),
     Term(
         "fingerprint",
-        "SHA-256, xxh3",
-        "SHA-256|xxh3",
+        "fingerprint, xxh3",
+        "fingerprint|xxh3",
         "A fingerprint of a file or of data: another one means other contents.",
     ),
 )

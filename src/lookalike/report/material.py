@@ -38,9 +38,9 @@ class PageOptions:
 
     def __post_init__(self) -> None:
         checks.text("title", self.title)
-        checks.whole_number("n_browse", self.n_browse, 0)
-        checks.whole_number("n_maps", self.n_maps, 0)
-        checks.whole_number("n_nearest", self.n_nearest, 1)
+        checks.field(self, "n_browse", checks.whole_number, 0)
+        checks.field(self, "n_maps", checks.whole_number, 0)
+        checks.field(self, "n_nearest", checks.whole_number, 1)
         for name in ("intended_use", "command"):
             checks.optional(checks.text, name, getattr(self, name))
         checks.instance("commands", self.commands, Commands, "a Commands")

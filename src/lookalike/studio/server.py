@@ -95,13 +95,11 @@ class _Handler(BaseHTTPRequestHandler):
         """Checks where a request comes from, and turns mistakes into one line."""
         self._is_body_read = False  # a connection has one handler for all its requests
         try:
-            url = urlsplit(self.path)
-            _, token, *path = url.path.split("/")
-            if not self._is_own() or not hmac.compare_digest(token.encode(), self.server.token.encode()):
+            path = self._path() if self._is_own() else None
+            if path is None:
                 self._send(HTTPStatus.NOT_FOUND, b"not found", "text/plain")
-                return
-            self._query = {key: values[-1] for key, values in parse_qs(url.query).items()}
-            route("/".join(path))
+            else:
+                route(path)
         except StaleError as error:
             self._send_json({"error": str(error), "stale": True}, HTTPStatus.CONFLICT)
         except LookalikeError as error:
@@ -110,6 +108,19 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         except Exception as error:  # a fault of the program, which the page must show as one
             self._send_json({"error": f"{type(error).__name__}: {one_line(error)}"}, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    def _path(self) -> str | None:
+        """Returns the path of the request behind the token, and keeps its query; None if it is none of this server."""
+        try:
+            url = urlsplit(self.path)
+        except ValueError:  # such as http://[
+            return None
+        _, _, below = url.path.partition("/")
+        token, _, path = below.partition("/")
+        if not hmac.compare_digest(token.encode(), self.server.token.encode()):
+            return None
+        self._query = {key: values[-1] for key, values in parse_qs(url.query).items()}
+        return path
 
     def _is_own(self) -> bool:
         """Returns whether a request is for this server, and of its own page.

@@ -105,10 +105,10 @@ class Ray:
 
     def __post_init__(self) -> None:
         checks.text("address", self.address)
-        checks.optional(checks.whole_number, "n_actors", self.n_actors, 1)
+        checks.field(self, "n_actors", checks.whole_number, 1, optional=True)
         checks.number("num_cpus", self.num_cpus, above=0)
         checks.number("num_gpus", self.num_gpus, least=0)
-        checks.whole_number("shard_rows", self.shard_rows, 1)
+        checks.field(self, "shard_rows", checks.whole_number, 1)
 
     def convert(
         self, model: nn.Module | LoadedClassifier, train: Any, similarity: str | Similarity, settings: Settings

@@ -48,10 +48,10 @@ class Source(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """Returns a SHA-256 that changes when the data change."""
+        """Returns a fingerprint that changes when the data change."""
 
     def transform_fingerprint(self) -> str:
-        """Returns a SHA-256 of the images' preprocessing; see ``Batches.transform_fingerprint``."""
+        """Returns a fingerprint of the images' preprocessing; see ``Batches.transform_fingerprint``."""
         return self.first_rows().transform_fingerprint()
 
     @abstractmethod
