@@ -65,3 +65,9 @@ def test_two_inputs_are_needed(net, blobs):
     with pytest.raises(AssertionError, match="two inputs or more"):
         check_prototype_model(sem, blobs[0][:1])
     assert isinstance(net, nn.Module)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
+def test_inputs_of_another_precision_are_taken(net, blobs, dtype):
+    sem = convert(net, blobs, n_prototypes=2, progress=False)
+    assert check_prototype_model(sem, blobs[0][:4].to(dtype)) == list(CHECKS)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lookalike._core.provenance import fingerprint_tensors
-from lookalike.encoder import Encoder
+from lookalike.encoder import Encoder, dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
 from lookalike.explanation import explain
 from lookalike.model import PrototypeModel, load
@@ -46,6 +46,7 @@ def check_prototype_model(model: PrototypeModel, x: Any) -> list[str]:
     """
     if n_rows(x) < 2:
         raise AssertionError("check_prototype_model needs two inputs or more")
+    x = place(x, model.device, dtype_of(model.encoder))
     passed = []
     for name, check in CHECKS.items():
         state_before = _model_state(model)

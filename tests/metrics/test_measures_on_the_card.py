@@ -1,12 +1,14 @@
 """Standard measures as optional sections of the scorecard."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from lookalike import Scorecard, convert, evaluate
+from lookalike import Encoder, Scorecard, convert, evaluate
 from lookalike._core.errors import LookalikeError
 from lookalike.metrics import FIGURES, MEASURES, SECTIONS, measures_table
 from lookalike.metrics.noise import Noise
@@ -55,13 +57,27 @@ def test_what_cannot_be_measured_is_told(model, blobs):
     card = evaluate(model, blobs, measures="all", **QUICK)
     assert "section 'identical_class' was not measured: no training data were given" in card.notes
     model.provenance.pop("clusterer")
-    with pytest.raises(LookalikeError, match="not by clustering"):
+    with pytest.raises(LookalikeError, match="'prototype_stability' cannot be measured: it clusters again, and this"):
         evaluate(model, blobs, train=blobs, measures=["prototype_stability"], **QUICK)
     lenient = evaluate(model, blobs, train=blobs, measures="all", **QUICK)
     assert any(
-        note.startswith("section 'prototype_stability' was not measured: the prototypes were made by")
+        note.startswith("section 'prototype_stability' was not measured: it clusters again, and this model's")
         for note in lenient.notes
     )
+
+
+def test_a_section_that_fails_leaves_the_others_and_is_told(model, blobs, monkeypatch):
+    def fail(_context, _run):
+        raise LookalikeError("it cannot be")
+
+    for name in ("diversity", "transparency"):
+        monkeypatch.setitem(SECTIONS._members, name, replace(SECTIONS[name], measure=fail))
+    card = evaluate(model, blobs, train=blobs, **(QUICK | {"only": None}))
+    assert "section 'diversity' was not measured: it cannot be" in card.notes
+    assert "accuracy" in card.runs
+    for only in (["diversity"], ["diversity", "faithfulness"]):  # asked for by name
+        with pytest.raises(LookalikeError, match="it cannot be"):
+            evaluate(model, blobs, **{**QUICK, "only": only})
 
 
 def test_the_reference_page_has_the_table_of_all_measures():
@@ -89,3 +105,21 @@ def test_curves_have_the_steps_that_were_asked_for_whatever_the_batch(measure, m
 
 def test_noise_is_drawn_five_times_unless_told_otherwise():
     assert Noise(torch.zeros(1), torch.ones(1)).draws == 5
+
+
+class Nearest(nn.Module):
+    """A classifier whose head is no layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.features, self.means = nn.Conv2d(1, 6, 3), nn.Parameter(torch.randn(3, 6))
+
+    def forward(self, x):
+        return -torch.cdist(self.features(x).relu().mean((2, 3)), self.means)
+
+
+def test_a_black_box_without_a_head_that_is_found_is_told_the_way_out(model, blobs):
+    with pytest.raises(LookalikeError, match=r"of a black box, say so by black_box=Encoder\(network, x, head=…\)"):
+        evaluate(model, blobs, black_box=Nearest(), **QUICK)
+    box = Encoder(Nearest(), blobs[0][:2], head="features")  # the way out that is named
+    assert "black_box_accuracy" in evaluate(model, blobs, black_box=box, **QUICK).runs

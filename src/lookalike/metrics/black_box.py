@@ -75,7 +75,13 @@ class BlackBox:
         first = next(iter(batches), None)
         if first is None:
             raise LookalikeError("there are no samples to evaluate on")
-        return cls(Encoder(module, first.inputs, output_names=names))
+        try:
+            return cls(Encoder(module, first.inputs, output_names=names))
+        except LookalikeError as error:
+            if "head=" not in str(error):
+                raise
+            way_out = "of a black box, say so by black_box=Encoder(network, x, head=…)"
+            raise LookalikeError(f"{error}; {way_out}") from error
 
     def ordered(self, class_order: ClassOrder, class_names: Sequence[str]) -> "BlackBox":
         """Returns this black box with its outputs named by the user; itself without a class order."""

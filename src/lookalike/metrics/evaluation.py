@@ -45,6 +45,11 @@ _MISSING = {
     "masks": "there are no masks of the objects in the test images (masks=)",
     "black box": "there is no black box with these classes to compare with",
     "no black box": "the model has a black box, which it is compared with",
+    "whole images": "it is of whole images, and the model's prototypes are patches",
+    "clusters": "it clusters again, and this model's prototypes were not clustered",
+    "prototype images": "the model has no images of its prototypes",
+    "three classes": "it merges classes in pairs, and the model has fewer than three",
+    "two classes": "it needs two classes or more, and the model has one",
 }
 
 
@@ -135,7 +140,9 @@ def evaluate(
             if budget is not None:
                 sections, context.advance = by_worth(sections), budget.stopping(advance)
                 info["budget"] = planned.to_dict()
-            runs, details = _measure(context, sections, saved, planned, lenient=settings.measures == "all")
+            named = () if settings.measures is None or settings.measures == "all" else settings.measures
+            asked_for = {*(() if only is None else only), *named}
+            runs, details = _measure(context, sections, saved, planned, asked_for)
     notes = [*planned.notes(), *data_notes, *notes, *_notes_on_figures(context, sections, set(runs))]
     if check.sentences():
         details["data"] = [{"sentences": check.sentences(), "n_leaked": check.n_leaked}]
@@ -173,6 +180,11 @@ class _Inputs(NamedTuple):
             "masks": self.masks is not None,
             "black box": self.box is not None,
             "no black box": self.box is None and isinstance(model.classifier, NearestPrototype),
+            "whole images": not model.has_patches,
+            "clusters": model.provenance.get("clusterer") is not None,
+            "prototype images": model.images is not None,
+            "three classes": model.n_classes >= 3,
+            "two classes": model.n_classes >= 2,
         }
 
 
@@ -256,13 +268,15 @@ def _notes_on_figures(context: Context, sections: list[Section], figures: set[st
 
 
 def _measure(
-    context: Context, sections: list[Section], saved: "_SavedSections", planned: Plan, *, lenient: bool
+    context: Context, sections: list[Section], saved: "_SavedSections", planned: Plan, asked_for: set[str]
 ) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]]]:
     """Measures all sections in all runs; returns figures by name and details by section, one entry per run.
 
-    A section that fails becomes a note if relevance propagation is the reason, or if all standard measures were asked
-    for (``lenient``); it is an error if it is the only section. One that does not fit into the budget is left out.
+    A section that fails becomes a note, so that the others are not lost with it. It is an error if it was asked for by
+    name (``asked_for``), but for relevance propagation, which some networks do not allow; and if no section can be
+    measured. One that does not fit into the budget is left out.
     """
+    failed: LookalikeError | None = None
     runs: dict[str, list[float]] = {}
     details: dict[str, list[dict[str, Any]]] = {}
     for run in range(context.options.n_runs):
@@ -281,9 +295,9 @@ def _measure(
                 planned.stopped(section)
                 continue
             except LookalikeError as error:
-                tolerated = isinstance(error, RelevanceError) or (lenient and section.optional)
-                if not tolerated or len(sections) == 1:
+                if section.name in asked_for and not isinstance(error, RelevanceError):
                     raise
+                failed = error if failed is None else failed
                 context.note(f"section '{section.name}' was not measured: {error}")
                 continue
             figures, section_details = result
@@ -291,6 +305,8 @@ def _measure(
                 runs.setdefault(name, []).append(value)
             details.setdefault(section.name, []).append(section_details)
         context.forget(run)
+    if failed is not None and not details:
+        raise failed
     return runs, details
 
 

@@ -27,7 +27,7 @@ _ROWS = 8192  # embeddings per batch
 _MISLABELLED = 0.05  # share of the training samples that get a wrong label [ours]
 
 
-@standard("prototype_stability", "train", "images")
+@standard("prototype_stability", "train", "images", "whole images", "clusters")
 def _prototype_stability(context: Context, run: int) -> SectionResult:
     z, y = _training(context)
     seed = context.options.seed + run
@@ -42,7 +42,7 @@ def _prototype_stability(context: Context, run: int) -> SectionResult:
     return {name: value for name, value in figures.items() if np.isfinite(value)}, details
 
 
-@standard("identical_class", "train", "images")
+@standard("identical_class", "train", "images", "whole images")
 def _identical_class(context: Context, run: int) -> SectionResult:
     """Asks whether the nearest prototype, and the nearest training image, have the predicted class."""
     z, y = _training(context)
@@ -59,15 +59,13 @@ def _identical_class(context: Context, run: int) -> SectionResult:
     return figures, {}
 
 
-@standard("identical_subclass", "train", "images")
+@standard("identical_subclass", "train", "images", "whole images", "clusters", "three classes")
 def _identical_subclass(context: Context, run: int) -> SectionResult:
     """Merges classes in pairs, clusters again, and asks whether the nearest prototype has the sample's own class.
 
     The new prototypes only know pairs of classes; each one's own class is that of most training samples nearest to it.
     """
     model = context.model
-    if model.n_classes < 3:
-        raise LookalikeError("identical_subclass merges classes in pairs, and the model has fewer than three")
     z, y = _training(context)
     seed = context.options.seed + run
     groups = torch.from_numpy(np.random.default_rng(seed).permutation(model.n_classes) // 2)
@@ -83,13 +81,12 @@ def _identical_subclass(context: Context, run: int) -> SectionResult:
     return {"identical_subclass": float(matches.double().mean())}, {"groups": groups.tolist()}
 
 
-@standard("model_randomisation", "images")
+@standard("model_randomisation", "images", "whole images", "prototype images")
 def _model_randomisation(context: Context, run: int) -> SectionResult:
     """Compares similarities to the prototypes' images before and after the network's weights are randomised."""
-    _refuse_patches(context)
     model, examples = context.model, context.model.prototype_inputs()
     if examples is None:
-        raise LookalikeError("model_randomisation needs the prototypes' images, and the model has none")
+        raise LookalikeError("model_randomisation needs the prototypes' images, and they cannot be made inputs again")
     examples = examples[model.prototypes.have_image]
     x, size = context.images(run), context.options.batch_size
     random_network = randomised(model.encoder, context.options.seed + run)
@@ -104,7 +101,7 @@ def _model_randomisation(context: Context, run: int) -> SectionResult:
     return {"model_randomisation": mean_of_finite(agreement)}, {"per_image": agreement.tolist()}
 
 
-@standard("mislabelled_detection", "train")
+@standard("mislabelled_detection", "train", "whole images", "clusters", "two classes")
 def _mislabelled_detection(context: Context, run: int) -> SectionResult:
     """Gives some training samples wrong labels, clusters again, and ranks samples by suspicion.
 
@@ -117,8 +114,6 @@ def _mislabelled_detection(context: Context, run: int) -> SectionResult:
     mislabelled = np.zeros(len(y), bool)
     mislabelled[rng.permutation(len(y))[: max(1, round(_MISLABELLED * len(y)))]] = True
     labels = np.where(mislabelled, (y + rng.integers(1, max(2, model.n_classes), len(y))) % model.n_classes, y)
-    if model.n_classes < 2:
-        raise LookalikeError("mislabelled_detection needs two classes or more; the model has one")
     clustered = cluster_again(model, z, labels, seed=context.options.seed + run)
     with torch.no_grad():
         batches = [
@@ -151,15 +146,8 @@ def randomised(network: nn.Module, seed: int) -> nn.Module:
     return randomised_network
 
 
-def _refuse_patches(context: Context) -> None:
-    """Refuses models of patches: these measures cluster or compare whole images."""
-    if context.model.has_patches:
-        raise LookalikeError("this measure is of whole images, and the model's prototypes are patches")
-
-
 def _training(context: Context) -> tuple[np.ndarray, np.ndarray]:
     """Returns the training embeddings [N, D] and their classes [N]."""
-    _refuse_patches(context)
     assert context.train_store is not None  # needed
     assert context.train_labels is not None
     return embeddings_of_store(context.train_store), context.train_labels.cpu().numpy()
@@ -187,9 +175,7 @@ def _cluster_merged(context: Context, z: np.ndarray, y: np.ndarray, groups: np.n
     from lookalike.conversion.per_class import Clustering, learn_prototypes
 
     model = context.model
-    clusterer = model.provenance.get("clusterer")
-    if clusterer is None:
-        raise LookalikeError("identical_subclass clusters again, and this model's prototypes were not clustered")
+    clusterer = model.provenance["clusterer"]
     counts = np.zeros(int(groups.max()) + 1, np.int64)
     np.add.at(counts, groups[model.prototypes.labels.cpu().numpy()], 1)
     return learn_prototypes(

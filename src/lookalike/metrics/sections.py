@@ -31,7 +31,10 @@ from lookalike.model import PrototypeModel
 from lookalike.model.doubting import confidences_of
 from lookalike.model.familiarity import are_unfamiliar
 
-Need = Literal["train", "activations", "images", "masks", "attributes", "black box", "no black box"]
+Need = Literal[
+    "train", "activations", "images", "masks", "attributes", "black box", "no black box",
+    "whole images", "clusters", "prototype images", "two classes", "three classes",
+]  # fmt: skip
 _SCOPES: tuple[Literal["class", "all"], ...] = ("class", "all")
 
 SectionResult = tuple[dict[str, float], dict[str, Any]]  # figures by name, and details as plain JSON values
