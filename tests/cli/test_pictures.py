@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lookalike.cli.predict import read_batches
+from lookalike.cli.reading import ImageReader
 from lookalike.data import Preprocessing
 from tests.cli.test_commands import mistake, run
 
@@ -103,7 +103,7 @@ def test_scaled_decoding_is_kept_and_predict_reads_the_same_pixels(network_file,
     photograph = folder / "ant" / "0.jpg"
     expected = preprocessing.read(photograph)
     assert not torch.allclose(expected, replace(preprocessing, scaled_decoding=False).read(photograph), atol=0.02)
-    [(_, read)] = read_batches([photograph], preprocessing, 8, "stop", [], {})
+    [(_, read)] = ImageReader([photograph], preprocessing, 8, "stop").batches()
     assert torch.allclose(read[0], expected, atol=0.02)  # a level of 255, by the two decoders
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lookalike import Encoder, LookalikeError, convert
-from lookalike._core.extent import WHOLE
+from lookalike._core.extent import WHOLE, Extent
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.parts import Contributions, contributions, difference, pair_regions
 
@@ -149,8 +149,8 @@ def test_parts_are_drawn_and_named_where_they_are(cropped, level):
 def test_a_map_of_any_size_is_shared_out_over_the_pixels(grid):
     maps = torch.rand(2, *grid)
     sums = maps.sum((1, 2))
-    zero = torch.zeros(2)
-    explained = Contributions(maps, sums, zero, zero.long(), None, False, "score", (28, 32), (0.0, 0.1, 1.0, 1.0))
+    zero, extent = torch.zeros(2), Extent(0.0, 0.1, 1.0, 1.0)
+    explained = Contributions(maps, sums, zero, zero.long(), None, False, "score", (28, 32), extent)
     pixels = explained.upsampled()
     torch.testing.assert_close(pixels.sum((1, 2)), sums)
     assert not pixels[:, :, :3].any()

@@ -1,10 +1,30 @@
 """Where the cells of a grid lie on an image: most grids cover it, some a part of it."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-Extent = tuple[float, float, float, float]  # top, left, bottom, right, as shares of the image's height and width
 
-WHOLE: Extent = (0.0, 0.0, 1.0, 1.0)
+class Extent(NamedTuple):
+    """A part of an image: its sides as shares of the image's height and width."""
+
+    top: float
+    left: float
+    bottom: float
+    right: float
+
+    @property
+    def down(self) -> tuple[float, float]:
+        """Where it begins and ends from above to below."""
+        return self.top, self.bottom
+
+    @property
+    def across(self) -> tuple[float, float]:
+        """Where it begins and ends from left to right."""
+        return self.left, self.right
+
+
+WHOLE = Extent(0.0, 0.0, 1.0, 1.0)
 
 
 def cells_of_pixels(n: int, length: int, start: float, end: float) -> np.ndarray:
@@ -29,10 +49,10 @@ def over_image(mask: np.ndarray, extent: Extent) -> np.ndarray:
     """Returns a mask [h, w] of cells on a grid of the same cells that covers the whole image, but for parts of a cell.
 
     Example:
-        >>> over_image(np.array([[True, True]]), (0.0, 0.5, 1.0, 1.0)).tolist()
+        >>> over_image(np.array([[True, True]]), Extent(0.0, 0.5, 1.0, 1.0)).tolist()
         [[False, False, True, True]]
     """
-    for axis, (start, end) in enumerate(((extent[0], extent[2]), (extent[1], extent[3]))):
+    for axis, (start, end) in enumerate((extent.down, extent.across)):
         cell = (end - start) / mask.shape[axis]
         before, after = round(start / cell), round((1 - end) / cell)  # below 0 where cells lie outside of the image
         inside = mask.take(range(max(-before, 0), mask.shape[axis] - max(-after, 0)), axis)

@@ -64,7 +64,7 @@ def audit(
     """Find probably wrong labels, duplicates, outliers and faulty prototypes, each with its reason."""
     from lookalike.audit import audit as look
     from lookalike.audit.suspects import check_output
-    from lookalike.cli.predict import report_skipped
+    from lookalike.cli.reading import report_skipped
     from lookalike.data import Batches
 
     if output is not None:

@@ -77,7 +77,7 @@ def calibrate(
 ) -> None:
     """Calibrate a saved model on images that it was not made from, so that its doubt can be relied on."""
     from lookalike._core.fresh_folder import check_replaceable
-    from lookalike.cli.predict import report_skipped
+    from lookalike.cli.reading import report_skipped
     from lookalike.data import Batches
     from lookalike.model.doubting import usual_abstention
     from lookalike.saved import check_no_edits

@@ -25,7 +25,7 @@ from lookalike.cli.options import (
     pick_device,
     split_seed_of,
 )
-from lookalike.cli.predict import report_skipped
+from lookalike.cli.reading import report_skipped
 
 if TYPE_CHECKING:
     from lookalike.editing import EditSession

@@ -25,7 +25,7 @@ from lookalike.cli.options import (
     SavedModel,
     open_model,
 )
-from lookalike.cli.predict import read_batches, report_remarks, report_skipped
+from lookalike.cli.reading import ImageReader
 
 if TYPE_CHECKING:
     from lookalike.explanation import Explanation
@@ -72,7 +72,6 @@ def explain(
 ) -> None:
     """Show which prototypes images look like: one picture per image, and one JSON file for all."""
     import_torch()
-    from lookalike._core.errors import LookalikeError
     from lookalike._core.fresh_folder import check_replaceable, fresh_folder
     from lookalike._core.profiling import profiled
     from lookalike._core.progress import progress_bar
@@ -86,8 +85,7 @@ def explain(
     explainer = Explainer(
         converted, n_nearest=nearest, relevance=not no_maps, parts=parts, composite=composite, rule=rule
     )
-    skipped: list[str] = []
-    remarks: dict[str, str] = {}
+    reader = ImageReader(files, preprocessing, batch_size, on_error)
     rows: list[dict[str, Any]] = []
     sentences: list[str] = []
     with (
@@ -95,7 +93,7 @@ def explain(
         profiled(profile, say),
         progress_bar("Explaining", len(files)) as advance,
     ):
-        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
+        for names, inputs in reader.batches():
             labels = _labels(names, converted.class_names) if labels_from_folders else None
             for explanation in explainer.explain(InputBatch(inputs, [*names], labels), len(rows)):
                 picture = f"{len(rows):04d}-{file_name(Path(str(explanation.name)).stem)}.png"
@@ -105,16 +103,14 @@ def explain(
                 if explanation.parts is not None:
                     rows[-1]["parts"]["pictures"] = _draw_parts(explanation.parts, folder, picture)
                 advance()
-        if not rows:
-            raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
         text = json_text(rows, indent=2, allow_nan=True) + "\n"
         (folder / "explanations.json").write_text(text, encoding="utf-8", errors="backslashreplace")
     if json:
         print_json(
             {
                 "explanations": rows,
-                "skipped": skipped,
-                "remarks": remarks,
+                "skipped": reader.skipped,
+                "remarks": reader.remarks,
                 "output": str(output),
                 "passed_over": passed_over.to_dict(),
             }
@@ -124,8 +120,7 @@ def explain(
         print_line(sentence)
     out.print(f"\n{counted(len(rows), 'picture')} and explanations.json in {output}", style="bold", markup=False)
     print_notes(passed_over.sentences())
-    report_skipped(skipped)
-    report_remarks(remarks, len(rows))
+    reader.report()
 
 
 def _draw(explanation: "Explanation", file: Path, *, with_maps: bool) -> None:

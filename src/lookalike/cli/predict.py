@@ -2,13 +2,11 @@
 
 import math
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lookalike._core.names import json_text, visible
+from lookalike._core.names import json_text
 from lookalike._core.startup import import_torch
-from lookalike._core.wording import counted
-from lookalike.cli.console import err, guarded, percent, print_csv, print_json, print_line, print_notes, print_table
+from lookalike.cli.console import guarded, percent, print_csv, print_json, print_line, print_notes, print_table
 from lookalike.cli.options import (
     BatchSize,
     Csv,
@@ -21,11 +19,9 @@ from lookalike.cli.options import (
     SavedModel,
     open_model,
 )
+from lookalike.cli.reading import ImageReader
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from lookalike.data import Preprocessing
     from lookalike.explanation import Explanation
     from lookalike.model import PrototypeModel
 
@@ -55,24 +51,21 @@ def predict(
     files, passed_over = list_images(images)
     preprocessing = replace(preprocessing, large_images=large_images)
     explainer = Explainer(converted, n_nearest=1)
-    skipped: list[str] = []
-    remarks: dict[str, str] = {}
+    reader = ImageReader(files, preprocessing, batch_size, on_error)
     rows: list[dict[str, Any]] = []
     with progress_bar("Predicting", len(files)) as advance:
-        for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
+        for names, inputs in reader.batches():
             explanations = explainer.explain(InputBatch(inputs, [*names]), len(rows))
             rows += [_row(explanation, converted) for explanation in explanations]
             advance(len(names))
-    if not rows:
-        raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
     if json:
-        print_json({"predictions": rows, "skipped": skipped, "remarks": remarks, "passed_over": passed_over.to_dict()})
+        about_files = {"skipped": reader.skipped, "remarks": reader.remarks, "passed_over": passed_over.to_dict()}
+        print_json({"predictions": rows, **about_files})
         return
     if csv:
         print_csv(*_as_csv(rows))
         print_notes(passed_over.sentences(), as_error=True)
-        report_skipped(skipped)
-        report_remarks(remarks, len(rows))
+        reader.report()
         return
     columns = ["file", "prediction", "probability", "original network", "prototype", "percentile"]
     if rows[0]["doubt"] is not None:
@@ -86,8 +79,7 @@ def predict(
     if converted.doubt is not None and converted.doubt.facts.not_tested is not None:
         print_line(f"Unfamiliar images: {converted.doubt.facts.not_tested}.")
     print_notes(passed_over.sentences())
-    report_skipped(skipped)
-    report_remarks(remarks, len(rows))
+    reader.report()
 
 
 def _row(explanation: "Explanation", model: "PrototypeModel") -> dict[str, Any]:
@@ -202,86 +194,3 @@ def _set_cell(members: list[dict[str, Any]]) -> str:
     if not members:
         return "nothing I know"
     return " or ".join(f"{member['class']} ({member['prototype']})" for member in members)
-
-
-def read_batches(
-    files: list[Path],
-    preprocessing: "Preprocessing",
-    batch_size: int,
-    on_error: str,
-    skipped: list[str],
-    remarks: dict[str, str],
-) -> "Iterator[tuple[list[str], Any]]":
-    """Yields the names and network inputs of image files, in batches.
-
-    Adds messages about images that could not be read to ``skipped``, and remarks about unusual pixel values and dropped
-    transparency to ``remarks``.
-    """
-    from itertools import groupby
-
-    import torch
-
-    from lookalike._core.errors import BrokenImageError, LookalikeError
-    from lookalike.data.images import naming_file_in_errors
-
-    if on_error not in ("stop", "skip"):
-        raise LookalikeError(f"--on-error takes 'stop' or 'skip', not {on_error!r}")
-    for start in range(0, len(files), batch_size):
-        names, inputs = [], []
-        for file in files[start : start + batch_size]:
-            try:
-                image = preprocessing.decode(file)
-                with naming_file_in_errors(file):
-                    remark = _remark_on(image, preprocessing)
-                    inputs.append(preprocessing(image))
-            except BrokenImageError as error:
-                if on_error == "stop":
-                    raise
-                skipped.append(str(error))
-                continue
-            names.append(str(file))
-            if remark is not None:
-                remarks[str(file)] = remark
-        # Without a fixed size, images have different shapes: each run of equal shapes is one batch.
-        for _, same_shape in groupby(zip(names, inputs, strict=True), key=lambda pair: pair[1].shape):
-            pairs = list(same_shape)
-            yield [name for name, _ in pairs], torch.stack([image for _, image in pairs])
-
-
-def _remark_on(image: Any, preprocessing: "Preprocessing") -> str | None:
-    """Says what is unusual about an image for a model."""
-    from lookalike.data import is_transparent, value_remark
-    from lookalike.data.transparency import REMARK_ON_TRANSPARENCY
-
-    drops = preprocessing.transparency == "dropped" and is_transparent(image)
-    remarks = [value_remark(image, preprocessing), REMARK_ON_TRANSPARENCY if drops else None]
-    return "; ".join(remark for remark in remarks if remark is not None) or None
-
-
-def report_skipped(skipped: list[str]) -> None:
-    """Lists the images that could not be read."""
-    if skipped:
-        err.print(f"Skipped {counted(len(skipped), 'image')} that could not be read:", style="yellow")
-        for message in skipped:
-            err.print(f"  {visible(message)}", markup=False, soft_wrap=True)
-
-
-def report_remarks(remarks: dict[str, str], n_read: int) -> None:
-    """Warns of images whose transparency is dropped or whose values do not fit the model's scale, a line for each.
-
-    Args:
-        remarks: The remarks of ``read_batches``, by file.
-        n_read: Number of images that were read.
-    """
-    from lookalike.data.transparency import REMARK_ON_TRANSPARENCY, TransparentImages
-
-    transparent = [file for file, remark in remarks.items() if REMARK_ON_TRANSPARENCY in remark]
-    sentence = TransparentImages(n_read, len(transparent), next(iter(transparent), None)).sentence()
-    lines = [] if sentence is None else [sentence]
-    of_values = {file: text for file, remark in remarks.items() if (text := remark.split(REMARK_ON_TRANSPARENCY)[0])}
-    if of_values:
-        file, remark = next(iter(of_values.items()))
-        like_it = f" (and {counted(len(of_values) - 1, 'more image')} like it)" if len(of_values) > 1 else ""
-        lines.append(f"{visible(file)}: {remark.removesuffix('; ')}{like_it}")
-    for line in lines:
-        err.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)

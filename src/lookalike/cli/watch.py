@@ -13,11 +13,10 @@ from lookalike._core.records import parse_json
 from lookalike._core.wording import counted
 from lookalike.cli.console import err, guarded, out, print_json, print_line, print_notes, print_result
 from lookalike.cli.options import Device, Json, LargeImages, Network, OnError, SavedModel, open_model
-from lookalike.cli.predict import read_batches, report_remarks, report_skipped
+from lookalike.cli.reading import ImageReader
 
 if TYPE_CHECKING:
     from lookalike.data import Preprocessing
-    from lookalike.doubt.watched import WatchReport
     from lookalike.watching import Watch
 
 
@@ -75,12 +74,9 @@ def watch(
     watching = Watch(converted, bound=bound, state=state)
     if log is not None:
         _catch_up(log, watching.last_report)
-    skipped: list[str] = []
-    remarks: dict[str, str] = {}
-    reports: list[WatchReport] = []
-    for names, inputs in read_batches(files, preprocessing, batch_size, on_error, skipped, remarks):
+    reader = ImageReader(files, preprocessing, batch_size, on_error)
+    for names, inputs in reader.batches():
         report = watching.add(inputs, names=names)
-        reports.append(report)
         if log is not None:
             _append(log, report.to_dict())
         if json:
@@ -88,16 +84,13 @@ def watch(
         else:
             for sentence in report.sentences():
                 print_line(sentence)
-    if files and not reports:
-        raise LookalikeError(f"none of {counted(len(files), 'image')} could be read; the first: {skipped[0]}")
     if labels is not None:
         _take_labels(watching, labels, as_json=json)
     if modes is not None:
         _draw_modes(watching, preprocessing, modes)
     if passed_over is not None:
         print_notes(passed_over.sentences(), as_error=json)
-    report_skipped(skipped)
-    report_remarks(remarks, len(files) - len(skipped))
+    reader.report()
     if watching.alarm:
         raise typer.Exit(1)
 

@@ -89,10 +89,10 @@ def update_model(
     previous_data = None if previous is None else _previous_data(previous, encoder, class_names)
     prototypes = _survey_update(old_prototypes, updated, similarity, new_data, previous_data, offset, nearest_from)
     temperature = settings.probabilities.temperature
-    classifier, kept = copy.deepcopy(model.classifier), Temperature(model.classifier.temperature, "kept")
+    classifier, calibration = copy.deepcopy(model.classifier), Temperature(model.classifier.temperature, "kept")
     if temperature != "auto":
         classifier = NearestPrototype(classifier.reading, float(temperature))
-        kept = Temperature(float(temperature), "given")
+        calibration = Temperature(float(temperature), "given")
     keys = record_of(batches)[1]
     is_stream = batches is None or not batches.can_fetch
     _warn_of_repeats(model, keys, len(store), None if is_stream else store.info.get("data"))
@@ -117,7 +117,7 @@ def update_model(
             value_range=model.value_range,
             provenance={
                 **model.provenance,
-                "calibration": kept.to_dict(),
+                "calibration": calibration.to_dict(),
                 "joined": [*model.provenance.get("joined", []), entry],
                 **({} if n_before is None else {"n_samples": n_before + len(store)}),
                 "skipped": model.provenance.get("skipped", 0) + len(store.skipped),
@@ -173,12 +173,12 @@ def _warn_of_repeats(model: PrototypeModel, keys: Tensor | None, n_new: int, fin
     fingerprints = model.provenance.get("fingerprints") or {}
     joined = [fingerprints.get("data"), *(entry.get("data") for entry in model.provenance.get("joined", []))]
     if n_known:
-        those = f"{n_known:,} of the {n_new:,} new images are"
+        images_are = f"{n_known:,} of the {n_new:,} new images are"
     elif fingerprint is not None and fingerprint in joined:
-        those = f"the {n_new:,} new images are"
+        images_are = f"the {n_new:,} new images are"
     else:
         return
-    warn_of(f"{those} training images of the model already, and now count twice; leave them out of the new data")
+    warn_of(f"{images_are} training images of the model already, and now count twice; leave them out of the new data")
 
 
 def _previous_data(

@@ -114,8 +114,8 @@ class PatchEncoder(Encoder):
         """Returns for each layer 1 / the root of the mean squared length of its positions' vectors."""
         squares = [
             torch.stack([layer_map.float().square().sum(1).mean((1, 2)) for layer_map in maps])
-            for part in images.split(_IMAGES_AT_ONCE)
-            for maps in (self._layer_maps(partial(Encoder.features, self, part))[0],)
+            for batch in images.split(_IMAGES_AT_ONCE)
+            for maps in (self._layer_maps(partial(Encoder.features, self, batch))[0],)
         ]
         means = torch.cat(squares, 1).double().mean(1).tolist()
         return tuple(mean**-0.5 if mean > 0 else 1.0 for mean in means)
@@ -243,11 +243,11 @@ class PatchEncoder(Encoder):
             positions: Numbers of positions, row by row of the map.
         """
         rows, columns = self.grid
-        top, left, bottom, right = self.extent
         row, column = positions.div(columns, rounding_mode="floor"), positions.remainder(columns)
-        height, width = (bottom - top) / rows, (right - left) / columns
-        cells = [top + row * height, left + column * width, top + (row + 1) * height, left + (column + 1) * width]
-        return torch.stack(cells, -1).clamp(0, 1)
+        (first_row, last_row), (first_column, last_column) = self.extent.down, self.extent.across
+        height, width = (last_row - first_row) / rows, (last_column - first_column) / columns
+        corner = torch.stack([first_row + row * height, first_column + column * width], -1)
+        return torch.cat([corner, corner + corner.new_tensor([height, width])], -1).clamp(0, 1)
 
     @override
     def extra_repr(self) -> str:
@@ -391,14 +391,13 @@ def _offset_of(encoder: PatchEncoder, layer: int, image: Tensor, extent: Extent)
         rows, columns = layer_map.shape[2:]
         if min(rows, columns) < _LEAST_FOR_PLACES:
             return None
-        top, left, bottom, right = extent
         quarters = ((1, 3), (3, 1), (1, 2), (3, 2))  # none on the diagonal, where rows and columns are alike
         places = [(r * rows // 4, c * columns // 4) for r, c in quarters]
         noise = 1 + 2 * normal(image.shape, seeded(0xC311)).to(image)
         changed = image.repeat(len(places), 1, 1, 1)
         for number, (row, column) in enumerate(places):
-            down = _pixels_of(row, int(rows), image.shape[2], top, bottom)
-            across = _pixels_of(column, int(columns), image.shape[3], left, right)
+            down = _pixels_of(row, int(rows), image.shape[2], *extent.down)
+            across = _pixels_of(column, int(columns), image.shape[3], *extent.across)
             changed[number, :, down, across] = noise[0, :, down, across]
         answers = encoder._layer_maps(lambda: Encoder.features(encoder, changed))[0][layer] - layer_map
     largest, strongest_position = answers.norm(dim=1).flatten(1).max(1)

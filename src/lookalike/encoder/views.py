@@ -105,7 +105,7 @@ class Viewer:
         if self._grown(most) is None:
             return [None, None]
         growths = []
-        for more in (1, 2):
+        for n_further in (1, 2):
             low, high = [0, 0], list(most)  # the map has as many more positions with the second, if ever
             while any(b - a > 1 for a, b in zip(low, high, strict=True)):
                 middle = [(a + b) // 2 for a, b in zip(low, high, strict=True)]
@@ -113,13 +113,14 @@ class Viewer:
                 if grown is None:
                     return [None, None]
                 for axis in (0, 1):
-                    if grown[axis] >= self.grid[axis] + more:
+                    if grown[axis] >= self.grid[axis] + n_further:
                         high[axis] = middle[axis]
                     else:
                         low[axis] = middle[axis]
             growths.append(high)
         return [
-            float(two - one) if 0 < one < two < limit else None for one, two, limit in zip(*growths, most, strict=True)
+            float(second - first) if 0 < first < second < limit else None
+            for first, second, limit in zip(*growths, most, strict=True)
         ]
 
     def _grown(self, by: Sequence[int]) -> tuple[int, int] | None:
@@ -202,8 +203,9 @@ class _Axis:
 
 
 def _extent(down: _Axis, across: _Axis) -> Extent:
-    (top, bottom), (left, right) = down.covered(), across.covered()
-    return top / down.length, left / across.length, bottom / down.length, right / across.length
+    (first_row, last_row), (first_column, last_column) = down.covered(), across.covered()
+    height, width = down.length, across.length
+    return Extent(first_row / height, first_column / width, last_row / height, last_column / width)
 
 
 def _size_of(images: Tensor) -> tuple[int, int]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack
 
 from torch import Tensor, nn
 
@@ -16,7 +16,7 @@ from lookalike._core.provenance import fingerprint_json, fingerprint_tensors, ve
 from lookalike._core.records import from_json, plain_json
 from lookalike._core.replacing import remove_leftovers
 from lookalike._core.untouched import keeps_random_states
-from lookalike._core.wording import counted, did_you_mean
+from lookalike._core.wording import counted
 from lookalike._core.working_folder import alone, differences, lock_beside, read_record, write_record, writing_to
 from lookalike.data import Batches, warn_of_transparency
 from lookalike.embedding import EmbeddingStore, embed
@@ -32,25 +32,12 @@ from lookalike.metrics.options import EvaluationOptions, EvaluationSettings
 from lookalike.metrics.passes import Passes
 from lookalike.metrics.scale import scale_notes
 from lookalike.metrics.scorecard import Scorecard
-from lookalike.metrics.sections import SECTIONS, Section, stored_activations
+from lookalike.metrics.sections import Section, stored_activations
+from lookalike.metrics.selection import select_sections, select_standard, uses_train
 from lookalike.model import PrototypeModel
 from lookalike.model.classifier import NearestPrototype
 
 _IDENTITIES = "identities"  # entry of a key: how data are identified
-_MISSING = {
-    "train": "no training data were given",
-    "activations": "no training data were given, and the model does not know how often they activate its prototypes",
-    "images": "the test data are no images that can be read again",
-    "attributes": "no attributes of the training data were given",
-    "masks": "there are no masks of the objects in the test images (masks=)",
-    "black box": "there is no black box with these classes to compare with",
-    "no black box": "the model has a black box, which it is compared with",
-    "whole images": "it is of whole images, and the model's prototypes are patches",
-    "clusters": "it clusters again, and this model's prototypes were not clustered",
-    "prototype images": "the model has no images of its prototypes",
-    "three classes": "it merges classes in pairs, and the model has fewer than three",
-    "two classes": "it needs two classes or more, and the model has one",
-}
 
 
 @keeps_random_states
@@ -117,8 +104,8 @@ def evaluate(
     masks = mask_reader(settings.masks, test_data)
     inputs = _Inputs(test_data, store, train, attributes, box, masks, settings.train_embeddings)
     available = inputs.available(model, settings.scope)
-    sections, notes = _select_sections(only, available, settings.sanity)
-    standard, standard_notes = _select_standard(settings.measures, available)
+    sections, notes = select_sections(only, available, settings.sanity)
+    standard, standard_notes = select_standard(settings.measures, available)
     sections += [section for section in standard if section not in sections]
     notes += [*standard_notes, *([f"the black box is not compared with: {no_box_reason}"] if no_box_reason else [])]
     with progress_bar("Evaluating", _count_steps(model, sections, measuring, inputs), settings.progress) as advance:
@@ -212,7 +199,7 @@ def _embedded(
             took(len(store))
     unread: dict[str, str] = {}
     train_rows = train.rows if isinstance(train, Batches) else None
-    if isinstance(train, Batches) and _uses_train(sections):
+    if isinstance(train, Batches) and uses_train(sections):
         if train_store is not None:
             train = train_store
         elif budget is None or budget.allows_reading(train.total):
@@ -392,60 +379,6 @@ class _SavedSections:
         return figures, details
 
 
-def _select_sections(
-    only: Sequence[str] | None, available: dict[str, bool], sanity: bool
-) -> tuple[list[Section], list[str]]:
-    """Returns the sections to measure, and a note for each section without its inputs."""
-    if only is not None:
-        if isinstance(only, str) or not isinstance(only, Sequence) or not only:
-            raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
-        requested = [SECTIONS[name] for name in dict.fromkeys([*only, *(["sanity"] if sanity else [])])]
-        for section in requested:
-            missing = [need for need in section.needs if not available[need]]
-            if missing:
-                raise LookalikeError(f"{section.name!r} cannot be measured: {_MISSING[missing[0]]}")
-        return requested, []
-    sections, notes = [], []
-    for name in SECTIONS:
-        if SECTIONS[name].optional and not (sanity and name == "sanity"):
-            continue
-        missing = [need for need in SECTIONS[name].needs if not available[need]]
-        if not missing:
-            sections.append(SECTIONS[name])
-        elif not {"attributes", "masks", "no black box"} & set(missing):
-            notes.append(f"section '{name}' was not measured: {_MISSING[missing[0]]}")
-    return sections, notes
-
-
-def _select_standard(
-    measures: Sequence[str] | Literal["all"] | None, available: dict[str, bool]
-) -> tuple[list[Section], list[str]]:
-    """Returns the sections of standard measures; for "all", also a note for each without its inputs.
-
-    Raises:
-        LookalikeError: If a name is not that of a standard measure, or the inputs of a named one are missing.
-    """
-    names = [name for name in SECTIONS if SECTIONS[name].optional and name != "sanity"]  # sanity has its own option
-    if measures is None:
-        return [], []
-    if measures == "all":
-        missing = {name: [need for need in SECTIONS[name].needs if not available[need]] for name in names}
-        notes = [f"section '{name}' was not measured: {_MISSING[needs[0]]}" for name, needs in missing.items() if needs]
-        return [SECTIONS[name] for name in names if not missing[name]], notes
-    if isinstance(measures, str) or not isinstance(measures, Sequence) or not measures:
-        raise LookalikeError(f"measures takes 'all', or names of standard measures: {', '.join(names)}")
-    for name in measures:
-        if name not in names:
-            hint = did_you_mean(str(name), names) or ";"
-            raise LookalikeError(f"no standard measure is called {name!r}{hint} There are: {', '.join(names)}")
-    return _select_sections(measures, available, sanity=False)
-
-
-def _uses_train(sections: list[Section]) -> bool:
-    """Says whether a section needs or uses the training data's embeddings."""
-    return any(need in ("train", "activations") for section in sections for need in (*section.needs, *section.uses))
-
-
 def _count_steps(model: PrototypeModel, sections: list[Section], options: Options, inputs: _Inputs) -> int | None:
     """Returns how many rows will pass through a network, for the progress bar; None if that is not known."""
     names = {section.name for section in sections}
@@ -453,7 +386,7 @@ def _count_steps(model: PrototypeModel, sections: list[Section], options: Option
         return None
     data, train = inputs.data, inputs.train
     row_counts: list[int | None] = [data.total if data is not None and inputs.store is None else 0]
-    if isinstance(train, Batches) and inputs.train_store is None and _uses_train(sections):
+    if isinstance(train, Batches) and inputs.train_store is None and uses_train(sections):
         row_counts.append(train.total)
     n = options.n_images if data is None or data.total is None else min(options.n_images, data.total)
     if "robustness" in names:

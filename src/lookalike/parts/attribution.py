@@ -67,9 +67,9 @@ class Contributions:
 
         Pixels outside of ``extent`` have 0.
         """
-        (height, width), (top, left, bottom, right) = self.maps.shape[1:], self.extent
-        down = _shares_of_pixels(height, self.image_size[0], top, bottom).to(self.maps)
-        across = _shares_of_pixels(width, self.image_size[1], left, right).to(self.maps)
+        height, width = self.maps.shape[1:]
+        down = _shares_of_pixels(height, self.image_size[0], *self.extent.down).to(self.maps)
+        across = _shares_of_pixels(width, self.image_size[1], *self.extent.across).to(self.maps)
         return down @ self.maps @ across.T
 
 

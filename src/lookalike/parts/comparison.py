@@ -74,7 +74,7 @@ class Difference:
         a, b = visible(self.class_name), visible(self.other_name)
         if self.lead <= 0:
             return f"'{b}' rather than '{a}': '{a}' has no lead to explain."
-        in_no_part = [f"{told}." for told in self._in_no_part()]
+        in_no_part = [f"{clause}." for clause in self._in_no_part()]
         return " ".join([f"'{a}' rather than '{b}': {self._why(b)}.", *in_no_part])
 
     def _why(self, b: str) -> str:
@@ -97,11 +97,11 @@ class Difference:
         share = self.residual / self.lead if self.lead > 0 else 0.0
         if abs(share) < _IN_NO_PART:
             return []
-        what = "The biases of the head" if self.of_biases else "What is in no part"
+        subject = "The biases of the head" if self.of_biases else "What is in no part"
         if share > 0:
-            return [f"{what} {'make' if self.of_biases else 'makes'} {share:.0%} of the lead"]
+            return [f"{subject} {'make' if self.of_biases else 'makes'} {share:.0%} of the lead"]
         speaks = "speak" if self.of_biases else "speaks"
-        return [f"{what} {speaks} for '{visible(self.other_name)}', by {-share:.0%} of the lead"]
+        return [f"{subject} {speaks} for '{visible(self.other_name)}', by {-share:.0%} of the lead"]
 
     def to_dict(self) -> dict[str, Any]:
         """Returns plain JSON values, without pictures."""

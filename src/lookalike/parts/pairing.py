@@ -278,8 +278,8 @@ def _prototypes_shown(model: PrototypeModel, embeddings: Tensor) -> Tensor:
 def _are_nearest(model: PrototypeModel, embeddings: Tensor, numbers: Tensor) -> list[bool]:
     """Says of one prototype of each image whether no other is more similar, but for rounding."""
     similarities = model.similarities_of(embeddings)
-    own, best = similarities.gather(1, numbers.to(similarities.device)[:, None])[:, 0], similarities.amax(1)
-    is_nearest: list[bool] = (own >= best - _NEARLY * best.abs()).tolist()
+    of_prototype, best = similarities.gather(1, numbers.to(similarities.device)[:, None])[:, 0], similarities.amax(1)
+    is_nearest: list[bool] = (of_prototype >= best - _NEARLY * best.abs()).tolist()
     return is_nearest
 
 

@@ -55,9 +55,9 @@ class Segments:
         Each pixel gets the concept of its cell of the grid: no border is drawn finer than the network knows it. Pixels
         outside of ``extent`` have −1.
         """
-        (height, width), (top, left, bottom, right) = self.concepts.shape[1:], self.extent
-        rows = torch.from_numpy(cells_of_pixels(height, self.image_size[0], top, bottom))
-        columns = torch.from_numpy(cells_of_pixels(width, self.image_size[1], left, right))
+        height, width = self.concepts.shape[1:]
+        rows = torch.from_numpy(cells_of_pixels(height, self.image_size[0], *self.extent.down))
+        columns = torch.from_numpy(cells_of_pixels(width, self.image_size[1], *self.extent.across))
         is_covered = (rows >= 0)[:, None] & (columns >= 0)
         return self.concepts[:, rows][..., columns].where(is_covered, -1)
 

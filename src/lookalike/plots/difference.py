@@ -47,9 +47,8 @@ def plot_difference(
     draw_tile(ax, image, 0, 0, caption=caption)
     for mask, colour in zip(masks, colours_of(len(masks)), strict=True):
         draw_region(ax, mask, Picture.at(image, 0, 0), colour, covered)
-    top, left, bottom, right_edge = covered
-    rows = cells_of_pixels(by_position.shape[0], image.shape[0], top, bottom)
-    columns = cells_of_pixels(by_position.shape[1], image.shape[1], left, right_edge)
+    rows = cells_of_pixels(by_position.shape[0], image.shape[0], *covered.down)
+    columns = cells_of_pixels(by_position.shape[1], image.shape[1], *covered.across)
     pixels = np.where((rows >= 0)[:, None] & (columns >= 0), by_position[np.ix_(rows, columns)], 0)
     limit = float(np.abs(by_position).max()) or 1.0
     draw_tile(ax, paint(pixels / limit, 1.0, image), right, 0, caption=title)

@@ -44,15 +44,15 @@ class Picture(NamedTuple):
     def at(cls, image: np.ndarray, x: float, y: float) -> "Picture":
         """Returns where ``draw_tile`` fits a picture [H, W, C] into a square at (x, y)."""
         height, width = np.array(image.shape[:2]) / max(image.shape[:2])
-        left, top = x + (1 - width) / 2, y + (1 - height) / 2
-        return cls(left, left + width, top + height, top)
+        x, y = x + (1 - width) / 2, y + (1 - height) / 2
+        return cls(x, x + width, y + height, y)
 
     def part(self, covered: Extent) -> "Picture":
         """Returns the edges of a part of it."""
-        (top, left, bottom, right), width, height = covered, self.right - self.left, self.bottom - self.top
-        return Picture(
-            self.left + left * width, self.left + right * width, self.top + bottom * height, self.top + top * height
-        )
+        height, width = self.bottom - self.top, self.right - self.left
+        top, bottom = (self.top + share * height for share in covered.down)
+        first, last = (self.left + share * width for share in covered.across)
+        return Picture(first, last, bottom, top)
 
 
 def draw_cells(ax: "Axes", colours: np.ndarray, picture: Picture, covered: Extent) -> None:
@@ -73,11 +73,11 @@ def draw_region(ax: "Axes", mask: np.ndarray, picture: Picture, colour: Any, cov
 
     tint = np.concatenate([np.broadcast_to(to_rgb(colour), (*mask.shape, 3)), _TINT * mask[..., None]], 2)
     draw_cells(ax, tint, picture, covered)
-    left, right, bottom, top = picture.part(covered)
+    within = picture.part(covered)
     rows, columns = mask.shape
     padded = np.pad(mask, 1)
-    xs = np.linspace(left, right, columns + 1).clip(picture.left, picture.right)
-    ys = np.linspace(top, bottom, rows + 1).clip(picture.top, picture.bottom)
+    xs = np.linspace(within.left, within.right, columns + 1).clip(picture.left, picture.right)
+    ys = np.linspace(within.top, within.bottom, rows + 1).clip(picture.top, picture.bottom)
     for row in range(rows + 1):
         for column in range(columns):
             above, below = padded[row, column + 1], padded[row + 1, column + 1]
