@@ -19,14 +19,14 @@ def counted(number: int, singular: str, plural: str | None = None) -> str:
     return f"{number:,} {singular if number == 1 else plural or singular + 's'}"
 
 
-def counted_of(number: int, total: int, singular: str, plural: str | None = None) -> str:
+def counted_of(number: int, total: int, singular: str) -> str:
     """Returns how many of a total there are, with the noun in the number of the total.
 
     Example:
         >>> counted_of(1, 3, "image"), counted_of(0, 1, "image")
         ('1 of 3 images', '0 of 1 image')
     """
-    return f"{number:,} of {counted(total, singular, plural)}"
+    return f"{number:,} of {counted(total, singular)}"
 
 
 def did_you_mean(name: str, known: Iterable[str], most: int = 1) -> str:

@@ -82,19 +82,16 @@ def from_torchvision(preset: Any) -> Preprocessing:
     )
 
 
-def check_equal(
-    preprocessing: Preprocessing, prepare: Callable[[Image.Image], Tensor], source: str, tolerance: float = _TOLERANCE
-) -> None:
+def check_equal(preprocessing: Preprocessing, prepare: Callable[[Image.Image], Tensor], source: str) -> None:
     """Checks on four images that a preprocessing gives the same input as the library that it was read from.
 
     Args:
         preprocessing: The preprocessing to check.
         prepare: The library's preparation of one image; returns [C, H, W].
         source: Name of the library's side, for the message.
-        tolerance: Largest allowed difference; relative for values above 1.
 
     Raises:
-        NotUnderstoodError: If a value differs by more; the message names the image's size.
+        NotUnderstoodError: If a value differs by more than rounding does; the message names the image's size.
     """
     for image in probes(preprocessing.channels):
         try:
@@ -102,7 +99,7 @@ def check_equal(
         except Exception as error:
             text = first_line(error)
             raise NotUnderstoodError(f"{source} fails on an image of {image.height}×{image.width}: {text}") from error
-        if not differs_at_most(preprocessing(image), expected, tolerance):
+        if not differs_at_most(preprocessing(image), expected, _TOLERANCE):
             raise NotUnderstoodError(
                 f"{source} prepares an image of {image.height}×{image.width} differently from its settings"
             )

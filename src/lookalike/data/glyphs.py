@@ -31,8 +31,8 @@ _EMBEDDED = ("DejaVuSans", "DejaVuSerif", "STIXGeneral", "cmb10", "cmmi10", "cmr
 Tables = Any  # fontTools' TTFont
 
 
-def _os2(font: Tables, name: str, default: int = 0) -> int:
-    return int(getattr(font["OS/2"], name, default) or default) if "OS/2" in font else default
+def _os2(font: Tables, name: str) -> int:
+    return int(getattr(font["OS/2"], name, 0) or 0) if "OS/2" in font else 0
 
 
 def _panose(font: Tables, name: str) -> int:

@@ -6,10 +6,12 @@ from lookalike.explanation import Explanation
 from lookalike.plots import sheet_axes
 from lookalike.plots.pixels import figure_png
 
+_COLUMNS = 2  # explanations side by side
 
-def draw_sheet(path: Path, explanations: list[Explanation], columns: int = 2) -> None:
+
+def draw_sheet(path: Path, explanations: list[Explanation]) -> None:
     """Draws explanations into one picture."""
-    columns = min(columns, len(explanations))
+    columns = min(_COLUMNS, len(explanations))
     with_maps = explanations[0].likenesses[0].heat_map is not None
     widest = max(len(explanation.shown) for explanation in explanations)  # a rival class has a column of its own
     axes = sheet_axes(len(explanations), widest, columns, with_maps)

@@ -31,6 +31,7 @@ from lookalike.model import PrototypeModel
 from lookalike.report import Commands, write_report
 
 _LIKENESSES_DRAWN = 6  # images in a picture of likenesses
+_TIMED = 9  # pairs of predictions whose times are compared
 _MAPS_DRAWN = 4  # images in a picture of relevance maps
 
 
@@ -147,7 +148,7 @@ def run_pretrained_demo(
 
 
 @torch.no_grad()
-def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) -> float:
+def predict_time_ratio(model: PrototypeModel, inputs: Tensor) -> float:
     """Returns the time of a prediction divided by the black box's: the median over pairs measured in turn."""
     network = model.encoder.model
     assert isinstance(network, torch.nn.Module)
@@ -159,7 +160,7 @@ def predict_time_ratio(model: PrototypeModel, inputs: Tensor, repeats: int = 9) 
 
     seconds(model)
     seconds(network)
-    return round(statistics.median(seconds(model) / seconds(network) for _ in range(repeats)), 3)
+    return round(statistics.median(seconds(model) / seconds(network) for _ in range(_TIMED)), 3)
 
 
 def _checkpoint_bytes(network: torch.nn.Module) -> bytes:

@@ -245,9 +245,9 @@ def names_of_timm(model: Any) -> list[str] | None:
         return None
 
 
-def quote_names(names: Sequence[str], limit: int = 4) -> str:
-    """Returns the first ``limit`` names, quoted, and how many more there are."""
-    return listing([repr(name) for name in names], limit)
+def quote_names(names: Sequence[str]) -> str:
+    """Returns the first four names, quoted, and how many more there are."""
+    return listing([repr(name) for name in names], 4)
 
 
 def _names_in(value: Any, key: str = "") -> list[str] | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lookalike._core.errors import LookalikeError
-from lookalike._core.progress import Advance, progress_bar
+from lookalike._core.progress import progress_bar
 from lookalike.experiments.cells import Cells, Record
 from lookalike.experiments.experiment import Experiment, Plan
 from lookalike.experiments.workbench import KMEX, Workbench
@@ -45,14 +45,7 @@ def cells_of(experiment: Experiment, plan: Plan, bench: Workbench, folder: Path)
     return sorted(listing.asked.values(), key=lambda cell: cell.needs_a_baseline)
 
 
-def measure_in_processes(
-    experiment: Experiment,
-    plan: Plan,
-    bench: Workbench,
-    cells: Cells,
-    n_jobs: int,
-    progress: bool | Advance | None = None,
-) -> None:
+def measure_in_processes(experiment: Experiment, plan: Plan, bench: Workbench, cells: Cells, n_jobs: int) -> None:
     """Measures an experiment's cells in processes that share the cores.
 
     Cells that the experiment names only after it has read others are left to it, and so is whatever fails: it reports
@@ -64,7 +57,6 @@ def measure_in_processes(
         bench: Its models.
         cells: Where the cells are kept.
         n_jobs: Number of processes.
-        progress: See ``progress_bar``.
     """
     from joblib import Parallel, delayed
     from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -73,7 +65,7 @@ def measure_in_processes(
         asked = cells_of(experiment, plan, bench, cells.folder)
     except Exception:  # the experiment raises it again, and it is reported there
         return
-    with progress_bar(f"measuring in {n_jobs} processes", len(asked), progress) as advance:
+    with progress_bar(f"measuring in {n_jobs} processes", len(asked)) as advance:
         # Batches of several would leave the last ones to one process.
         measured = Parallel(n_jobs, batch_size=1, return_as="generator_unordered")(
             delayed(_measure)(Cells(cells.folder, cells.say), cell) for cell in asked

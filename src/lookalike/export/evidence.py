@@ -75,7 +75,7 @@ class Evidence(nn.Module):
 
 def kind_of(similarity: Similarity) -> str | None:
     """Returns how likeness is a sum over positions: by distances, products or cosines; None if it is not."""
-    if similarity.falls_with_distance or similarity.name in ("rbf", "log", "log-l2"):
+    if similarity.orders_by_distance:
         return "distance"
     if isinstance(similarity, Dot):
         return "dot"

@@ -319,18 +319,17 @@ def _permute_weights(module: nn.Module, generator: torch.Generator) -> None:
         weight.copy_(weight.flatten()[order].view_as(weight))
 
 
-def first_change(check: Mapping[str, Any], below: float, kind: str = "likeness") -> tuple[str, float] | None:
+def first_change(check: Mapping[str, Any], below: float) -> tuple[str, float] | None:
     """Returns the first depth at which the maps have changed, and their rank correlation there.
 
     Args:
         check: Result of ``SanityCheck.to_dict``.
-        below: Maps with a lower rank correlation than this count as changed.
-        kind: Kind of map.
+        below: Maps of likeness with a lower rank correlation than this count as changed.
 
     Returns:
         None if the maps never change.
     """
-    correlations: Sequence[float] = [likeness["rank"][kind] for likeness in check["likenesses"]]
+    correlations: Sequence[float] = [likeness["rank"]["likeness"] for likeness in check["likenesses"]]
     return next(
         ((name, value) for name, value in zip(check["depths"], correlations, strict=True) if value < below), None
     )

@@ -43,6 +43,8 @@ class Similarity(nn.Module, ABC):
         falls_with_distance: Whether the similarity strictly falls with the Euclidean distance in the space of
             ``project``, so that the most similar prototype is the nearest one. An exponential does not count: rounding
             makes it flat at large distances.
+        orders_by_distance: Whether its order is that of these distances, but for rounding. What falls with the distance
+            does.
     """
 
     name: ClassVar[str]
@@ -50,11 +52,13 @@ class Similarity(nn.Module, ABC):
     fits_to: ClassVar[Literal["nothing", "head", "sample", "all"]] = "nothing"
     fit_samples: int = 0
     falls_with_distance: ClassVar[bool] = False
+    orders_by_distance: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "fit" in vars(cls) and "fits_to" not in vars(cls):
             cls.fits_to = "sample" if "fit_samples" in vars(cls) else "all"
+        cls.orders_by_distance = cls.orders_by_distance or cls.falls_with_distance
 
     @abstractmethod
     def forward(self, embeddings: Tensor, prototypes: Tensor) -> Tensor:
@@ -207,6 +211,7 @@ class L1(Similarity):
 class _LogRatio(Similarity):
     """ln((d + 1) / (d + ε)), where d is a distance divided by a scale."""
 
+    orders_by_distance = True
     lengths = ("scale",)
     fits_to = "sample"
     fit_samples = _MOST_SAMPLES
@@ -268,6 +273,7 @@ class RBF(Similarity):
             class, which keeps the exponential away from zero at any scale of the embedding.
     """
 
+    orders_by_distance = True
     lengths = ("sigma",)
     fits_to = "sample"
     fit_samples = _MOST_SAMPLES

@@ -31,9 +31,6 @@ from lookalike.model.similarity import Cosine, Dot, Similarity
 from lookalike.parts.per_image import PerImage, one_size
 from lookalike.parts.segmentation import batches_of
 
-# similarities that fall with the distance, strictly or but for rounding: their order is that of the distances
-_BY_DISTANCE = ("rbf", "log", "log-l2")
-
 
 @dataclass(frozen=True)
 class Contributions:
@@ -344,7 +341,7 @@ def lead_by_position(
         LookalikeError: If the similarity is not a sum over positions.
     """
     similarity, vectors = model.similarity, model.prototypes.vectors.to(maps.dtype)
-    if similarity.falls_with_distance or similarity.name in _BY_DISTANCE:
+    if similarity.orders_by_distance:
         meaning = "lead in squared distance over the other prototype"
         # each operation counts: a GPU waits for Python, which asks for them
         of_both = similarity.project(vectors)[torch.stack([q, p])]
