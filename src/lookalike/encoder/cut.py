@@ -157,7 +157,7 @@ class Encoder(nn.Module):
                 raise LookalikeError(
                     f"{n_rows(sample)} samples give {len(features)} rows at the head; it needs one row per sample"
                 )
-            self.embedding_dim = self._pool(features).shape[1]
+            self.embedding_dim = self.pool(features).shape[1]
             check_one_image_at_a_time(self, sample)
             self.outputs: Outputs | None = None
             if self.head_name is not None:
@@ -219,7 +219,7 @@ class Encoder(nn.Module):
         """Returns embeddings [N, D] without a compiler."""
         features = self.features(inputs)
         # vectors may be memory of the network's own, which its next pass writes into
-        return features.clone() if features.ndim == 2 else self._pool(features)
+        return features.clone() if features.ndim == 2 else self.pool(features)
 
     def __setstate__(self, state: dict[str, Any]) -> None:  # copies and pickles do not run __init__
         super().__setstate__(state)  # type: ignore[no-untyped-call]
@@ -240,7 +240,7 @@ class Encoder(nn.Module):
         ``outputs`` says whether the scores are logits or probabilities; a single logit is one column.
         """
         features, scores = self._run(inputs)
-        return self._pool(features), scores
+        return self.pool(features), scores
 
     def scores(self, inputs: Any) -> Tensor:
         """Returns the classifier's own class scores [N, C]: the black box.
@@ -354,7 +354,7 @@ class Encoder(nn.Module):
         passed_on = copied(inputs) if self._writes_into_inputs else inputs
         return in_eval_mode(self.model, lambda: call(self.model, passed_on))
 
-    def _pool(self, features: Tensor) -> Tensor:
+    def pool(self, features: Tensor) -> Tensor:
         """Averages features over their positions: [N, D] for [N, D], [N, D, H, W], [N, tokens, D] or [N, H, W, D]."""
         if features.ndim == 2:
             return features

@@ -364,7 +364,7 @@ def _run(encoder: Encoder, sample: Tensor, names: Collection[str] = ()) -> _Run:
         return replace(run, last=pooled.source, last_layout=_four_axes(pooled.source, pooled.kind))
     if features.ndim == 4:
         layouts = [_four_axes(features, kind) for kind in ("channels-first", "channels-last")]
-        same = [layout for layout in layouts if is_average(to_map(features, layout), encoder._pool(features))]
+        same = [layout for layout in layouts if is_average(to_map(features, layout), encoder.pool(features))]
         return replace(run, last=features, last_layout=(same or layouts)[0])
     grids = [layout.grid for layout in run.maps().values() if layout.kind != "tokens"]
     return replace(run, last=features, last_layout=run._layout_or_none(features, grids))

@@ -161,7 +161,7 @@ class PatchEncoder(Encoder):
     def maps_and_embeddings(self, inputs: Any) -> tuple[Tensor, Tensor]:
         """Returns the joined maps [N, D, H, W] and the embeddings of the whole images [N, D'], from one pass."""
         maps, features = self._layer_maps(lambda: Encoder.features(self, inputs))
-        return self._joined(maps), self._pool(features)
+        return self._joined(maps), self.pool(features)
 
     @override
     def embed_and_score(self, inputs: Any) -> tuple[Tensor, Tensor | None]:
@@ -350,7 +350,7 @@ class PatchEncoder(Encoder):
     def _pools_to_image_embedding(self, sample: Tensor) -> bool:
         """Says whether the average over the patches of the only layer is the embedding of the whole image."""
         (layer_map,), features = self._layer_maps(lambda: Encoder.features(self, varied(sample)))
-        return is_average(layer_map, self._pool(features))
+        return is_average(layer_map, self.pool(features))
 
 
 _READERS: "WeakKeyDictionary[Encoder, dict[tuple[Any, ...], PatchEncoder]]" = WeakKeyDictionary()

@@ -28,7 +28,7 @@ class _Trunk(nn.Module):
         super().__init__()
         self.network = copy_of(encoder.model).eval()
         # the encoder averages the head's input over positions; it is asked, so that there is one rule
-        self.pool = encoder._pool
+        self.pool = encoder.pool
         self.output_key = encoder.output_key
         if encoder.head_name is not None:
             outputs: list[Tensor] = []
