@@ -63,6 +63,7 @@ SKIPPED_PAGES = {
 
 # Networks of the pages, and the smallest ones that are built in the same way.
 SMALL = {
+    "torchvision:resnet18": "timm:test_resnet",
     "torchvision:resnet34": "timm:test_resnet",
     "timm:resnet18": "timm:test_resnet",
     "timm:resnet50": "timm:test_resnet",
