@@ -222,6 +222,7 @@ class Explanation:
             else "",
             wrong=self.correct is False,
             heat_maps=self._maps(raw),
+            parts=[(likeness.part, likeness.prototype_part) for likeness in self.shown],
             ax=ax,
         )
 

@@ -464,3 +464,19 @@ def test_images_of_another_size_are_paired_with_those_of_the_prototypes(data):
         paired.plot()
     with pytest.raises(LookalikeError, match=r"2 inputs have embeddings with NaN or infinite values"):
         pair_regions(model, torch.full((2, 1, 8, 8), torch.nan), 0)
+
+
+def test_an_explanation_by_patches_frames_the_part_here_and_the_part_there(data):
+    x, _ = data
+    model = convert(make_net(), data, n_prototypes=2, level="patch", n_images=1, progress=False)
+    evidence = model.evidence_of(model.embed(x[:3]))
+    for row, explanation in enumerate(explain(model, x[:3], n_nearest=2)):
+        for near in explanation.likenesses:
+            position = evidence[row, :, near.prototype].argmax()
+            assert near.part == pytest.approx(model.encoder.boxes(position).tolist())
+            assert near.prototype_part == pytest.approx(model.patch_boxes()[near.prototype, 0].tolist())
+            assert near.to_dict()["part"] == list(near.part)
+        assert len(explanation.plot().patches) == 1 + 2 * len(explanation.shown)  # and the frame of the input
+    whole = explain(convert(make_net(), data, n_prototypes=1, progress=False), x[:1])[0]
+    assert whole.likenesses[0].part is whole.likenesses[0].prototype_part is None
+    assert len(whole.plot().patches) == 1

@@ -1,8 +1,12 @@
 """The section on parts: there where the decision is a sum over them, and nowhere else."""
 
+import base64
+import io
 import re
 
+import numpy as np
 import pytest
+from PIL import Image
 from torch import nn
 
 from lookalike import convert
@@ -64,3 +68,23 @@ def test_a_network_without_an_average_has_no_such_section(data, tmp_path):
     x, _ = data
     flat = nn.Sequential(nn.Flatten(), nn.Linear(x[0].numel(), 8), nn.ReLU(), nn.Linear(8, 3))
     assert section_of(page_of(convert(flat, data, n_prototypes=1, n_images=1), data, tmp_path)) is None
+
+
+@pytest.mark.parametrize("has_train", [True, False])
+def test_prototypes_of_patches_are_framed_on_their_images(has_train, data, tmp_path):
+    model = convert(pooled(), data, n_prototypes=3, level="patch", n_images=2, progress=False)
+    train = data if has_train else None
+    write_report(model, tuple(values[:4] for values in data), tmp_path / "report.html", train=train, **QUICK)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "the frame is around the patch that is nearest to it" in page
+    assert "All its patches together decide" not in page
+    assert "and all its patches together decide" in page
+    tiles = re.findall(r'<img src="(data:image/[^"]*)" alt="Training image nearest to prototype', page)
+    assert len(tiles) == len(model.prototypes)
+    for tile, box in zip(tiles, model.patch_boxes()[:, 0], strict=True):
+        pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(tile.partition(",")[2]))).convert("RGB")).astype(int)
+        is_red = (pixels - np.array([211, 47, 47]) <= 12).all(2) & (pixels - np.array([211, 47, 47]) >= -12).all(2)
+        rows, columns = np.nonzero(is_red)
+        height, width = pixels.shape[:2]
+        found = rows.min() / height, columns.min() / width, (rows.max() + 1) / height, (columns.max() + 1) / width
+        assert found == pytest.approx(box.tolist(), abs=0.02)

@@ -6,7 +6,9 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from lookalike._core.extent import Extent
 from lookalike._core.names import visible
+from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.annotations import Region
 from lookalike.model.prototype_model import PrototypeModel
 from lookalike.model.prototypes import ROUNDING, FamiliarRange, Prototypes, Scope
@@ -44,6 +46,8 @@ class Likeness:
         heat_map: Relevance of the input's pixels for the likeness [H, W]; None if relevance was not requested.
         prototype_heat_map: Relevance of the pixels of the prototype's nearest training image for the likeness [H, W].
         sample: What stands behind the prototype: an ``"image"``, or a ``"patch"`` of one.
+        part: The part of the input that is most similar to it; None for a whole image.
+        prototype_part: The part of ``image`` that is nearest to it; None for a whole image.
     """
 
     prototype: int
@@ -67,6 +71,8 @@ class Likeness:
     heat_map: np.ndarray | None = None
     prototype_heat_map: np.ndarray | None = None
     sample: Literal["image", "patch"] = "image"
+    part: Extent | None = None
+    prototype_part: Extent | None = None
 
     @property
     def samples(self) -> str:
@@ -175,6 +181,8 @@ class Likeness:
             "purity": None if np.isnan(self.purity) else self.purity,
             "nearest": self.nearest,
             "nearest_names": list(self.nearest_names),
+            "part": None if self.part is None else list(self.part),
+            "prototype_part": None if self.prototype_part is None else list(self.prototype_part),
         }
 
 
@@ -200,6 +208,11 @@ class _Facts:
         return cls(familiar.scopes, *(column.tolist() for column in columns))
 
 
+def _part_at(model: PrototypeModel, position: Tensor) -> Extent | None:
+    """Returns where a patch lies in an image; None if the model's encoder does not say."""
+    return Extent(*model.encoder.boxes(position).tolist()) if isinstance(model.encoder, PatchEncoder) else None
+
+
 @dataclass(frozen=True)
 class Likenesses:
     """The likenesses of n inputs to all prototypes; each ``Likeness`` is made when it is asked for.
@@ -210,6 +223,8 @@ class Likenesses:
         distances: [n, P].
         percentiles: Percentiles of the distances among those of each prototype's own training samples [n, P].
         order: The prototypes of each input, the most similar first [n, P].
+        positions: The patch of each input that is most similar to each prototype [n, P]; None for whole images.
+        prototype_parts: The part of each prototype's image that is nearest to it; None for whole images.
         facts: What is the same for all inputs, by prototype. It is read from the device once, and not for each input.
     """
 
@@ -218,16 +233,24 @@ class Likenesses:
     distances: Tensor
     percentiles: Tensor
     order: Tensor
+    positions: Tensor | None
+    prototype_parts: list[Extent] | None
     facts: "_Facts"
 
     @classmethod
     def of(cls, model: PrototypeModel, familiar: FamiliarRange, embeddings: Tensor) -> "Likenesses":
         """Compares embeddings [n, D] with all prototypes."""
-        similarities, distances = model.similarities_of(embeddings), model.distances_of(embeddings)
+        distances, positions = model.distances_of(embeddings), None
+        similarities = model.evidence_of(embeddings)
+        if model.has_patches:
+            similarities, positions = similarities.max(1)
+            positions = positions.cpu()
         order = similarities.argsort(dim=1, descending=True, stable=True).cpu()
         percentiles = model.prototypes.percentile_of(distances).cpu()
         facts = _Facts.of(model.prototypes, familiar)
-        return cls(model, similarities.cpu(), distances.cpu(), percentiles, order, facts)
+        boxes = model.patch_boxes()
+        prototype_parts = None if boxes is None else [Extent(*box) for box in boxes[:, 0].tolist()]
+        return cls(model, similarities.cpu(), distances.cpu(), percentiles, order, positions, prototype_parts, facts)
 
     def nearest_of_class(self, row: int, label: int) -> int | None:
         """Returns the most similar prototype of a class; None if the class has none."""
@@ -258,4 +281,6 @@ class Likenesses:
             region=annotations.regions[prototype],
             image=None if model.images is None else model.images[prototype, 0].numpy(),
             sample="patch" if model.has_patches else "image",
+            part=None if self.positions is None else _part_at(model, self.positions[row, prototype]),
+            prototype_part=None if self.prototype_parts is None else self.prototype_parts[prototype],
         )

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
+from lookalike._core.extent import Extent
 from lookalike.plots.heatmap import OUTLINED, common_limit, is_photograph, paint, shares
+from lookalike.plots.regions import Picture, colours_of, draw_frame
 from lookalike.plots.tiles import FRAME, GAP, INK, LINE, MUTED, RIGHT, TILE_INCHES, WRONG, draw_tile, tile_axes
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ def plot_likeness(
     note: str = "",
     wrong: bool = False,
     heat_maps: "LikenessMaps | None" = None,
+    parts: Sequence[tuple[Extent | None, Extent | None]] = (),
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws an input and the training images of its nearest prototypes.
@@ -46,6 +49,8 @@ def plot_likeness(
         note: Text beside the captions that says what their figures mean.
         wrong: The prediction is known to be wrong; the input gets a red frame.
         heat_maps: Relevance maps to draw below, all on one scale.
+        parts: For each prototype the part of the input that looks like it, and the part of its image that it stands
+            for; a frame of one colour is drawn around both. None, or no parts, for whole images.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -71,6 +76,12 @@ def plot_likeness(
         x = 1 + _WORDS_WIDTH + column * (1 + GAP)
         tile = np.full((8, 8, 3), 245, dtype=np.uint8) if picture is None else picture
         draw_tile(ax, tile, x, 0.04, caption=prototype_caption, size=0.96)
+    for column, ((here, there), colour) in enumerate(zip(parts, colours_of(len(parts)), strict=True)):
+        x, picture = 1 + _WORDS_WIDTH + column * (1 + GAP), prototypes[column]
+        if here is not None:
+            draw_frame(ax, Picture.at(image, 0.02, 0.04, 0.96), here, colour, column)
+        if there is not None and picture is not None:
+            draw_frame(ax, Picture.at(picture, x, 0.04, 0.96), there, colour)
     if heat_maps is not None:
         _draw_maps(ax, image, prototypes, heat_maps)
     return ax

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
+from lookalike._core.extent import Extent
+from lookalike.plots.regions import Picture, draw_frame
 from lookalike.plots.tiles import (
     CAPTION,
     GAP,
@@ -52,8 +54,6 @@ def plot_patches(
     Returns:
         The Axes.
     """
-    from matplotlib.patches import Rectangle
-
     class_names = checks.names("class_names", class_names)
     images = checks.array("images", images, ("P", "H", "W", "C"))
     boxes = checks.array("boxes", boxes, (len(images), 4))
@@ -75,13 +75,7 @@ def plot_patches(
             x = margin + column * (1 + GAP)
             purity_text = "unused" if np.isnan(purity[j]) else f"{purity[j]:.0%}"
             draw_tile(ax, images[j], x, y, caption=f"{j}: {purity_text}", size=size)
-            # draw_tile fits the image into a square, so the patch is placed within the image's part of the square.
-            height, width = np.array(images[j].shape[:2]) * size / max(images[j].shape[:2])
-            top, left, bottom, right = boxes[j]
-            corner = (x + (size - width) / 2 + left * width, y + (size - height) / 2 + top * height)
-            frame = Rectangle(corner, (right - left) * width, (bottom - top) * height, fill=False, edgecolor=WRONG)
-            frame.set_linewidth(1.8)
-            ax.add_patch(frame)
+            draw_frame(ax, Picture.at(images[j], x, y, size), Extent(*boxes[j]), WRONG)
     ax.text(0.1, rows - LINE, _LEGEND, ha="left", va="center", fontsize=7.5, color=MUTED, style="italic")
     return ax
 

@@ -41,10 +41,10 @@ class Picture(NamedTuple):
     top: float
 
     @classmethod
-    def at(cls, image: np.ndarray, x: float, y: float) -> "Picture":
+    def at(cls, image: np.ndarray, x: float, y: float, size: float = 1.0) -> "Picture":
         """Returns where ``draw_tile`` fits a picture [H, W, C] into a square at (x, y)."""
-        height, width = np.array(image.shape[:2]) / max(image.shape[:2])
-        x, y = x + (1 - width) / 2, y + (1 - height) / 2
+        height, width = np.array(image.shape[:2]) * size / max(image.shape[:2])
+        x, y = x + (size - width) / 2, y + (size - height) / 2
         return cls(x, x + width, y + height, y)
 
     def part(self, covered: Extent) -> "Picture":
@@ -53,6 +53,20 @@ class Picture(NamedTuple):
         top, bottom = (self.top + share * height for share in covered.down)
         first, last = (self.left + share * width for share in covered.across)
         return Picture(first, last, bottom, top)
+
+
+def draw_frame(ax: "Axes", picture: Picture, part: Extent, colour: Any, rank: int = 0) -> None:
+    """Draws a frame around a part of a picture, further inside for each rank, so that none hides another."""
+    from matplotlib.patches import Rectangle
+    from matplotlib.patheffects import withStroke
+
+    within, inset = picture.part(part), 2 * _INSET * rank
+    width, height = within.right - within.left, within.bottom - within.top
+    inset = min(inset, width / 3, height / 3)
+    size = width - 2 * inset, height - 2 * inset
+    corner = within.left + inset, within.top + inset
+    rim = [withStroke(linewidth=3.2, foreground="white")]  # so that it is seen on a picture of its colour, too
+    ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.8, path_effects=rim))
 
 
 def draw_cells(ax: "Axes", colours: np.ndarray, picture: Picture, covered: Extent) -> None:

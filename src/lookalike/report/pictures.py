@@ -8,28 +8,33 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lookalike._core.extent import Extent
 from lookalike._core.untouched import undoing
 from lookalike.plots.pixels import figure_pixels
-from lookalike.plots.tiles import INK, MUTED
+from lookalike.plots.tiles import INK, MUTED, WRONG
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from PIL.Image import Image
 
 SIDE = 224  # pixels of a picture's longer side, at most
 _DPI, _DPI_ON_PAGE = 180, 110  # of drawings: enlarged, and among others, where their text is legible, too
 _LEGIBLE = 1.2  # pixels per point of a figure on a phone: text of 8 points stays legible, and the rest is a swipe away
 _PHONE = 340  # pixels that a phone shows: a figure that is legible at this width has no more, so that nothing is cut
 _SHARP = 64  # pictures up to this size are small already: they are stored without loss
+_FRAMED, _FRAME = 128, 80  # least side of a picture with a frame, if it is enlarged; and of the side, a frame's width
 _QUALITY = 72  # of lossy compression; a photograph takes some 9 kB
 
 
-def picture(pixels: np.ndarray, side: int = SIDE) -> str:
-    """Returns a picture uint8 [H, W, C] as a data URI, shrunk to at most ``side`` pixels."""
+def picture(pixels: np.ndarray, side: int = SIDE, frame: Extent | None = None) -> str:
+    """Returns a picture uint8 [H, W, C] as a data URI, shrunk to at most ``side`` pixels, and a part of it framed."""
     from PIL import Image, features
 
     image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     small = max(image.size) <= _SHARP
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
+    if frame is not None:
+        image = _framed(image, frame)
     buffer = io.BytesIO()
     if features.check("webp"):
         kind = "webp"
@@ -41,6 +46,25 @@ def picture(pixels: np.ndarray, side: int = SIDE) -> str:
         kind = "jpeg"
         image.convert("RGB").save(buffer, "JPEG", quality=_QUALITY)
     return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _framed(image: "Image", frame: Extent) -> "Image":
+    """Returns an image with a part of it framed; a small one is enlarged, so that the frame is thin."""
+    from PIL import Image, ImageDraw
+
+    enlarged = max(1, _FRAMED // max(image.size))
+    image = image.convert("RGB").resize((enlarged * image.width, enlarged * image.height), Image.Resampling.NEAREST)
+    first, last = (
+        (round(x * image.width), round(y * image.height))
+        for x, y in ((frame.left, frame.top), (frame.right, frame.bottom))
+    )
+    width = max(2, max(image.size) // _FRAME)
+    last = max(last[0] - 1, first[0]), max(last[1] - 1, first[1])
+    draw = ImageDraw.Draw(image)
+    # a white rim, so that the frame is seen on red pictures, too
+    draw.rectangle((first[0] - 1, first[1] - 1, last[0] + 1, last[1] + 1), outline="white")
+    draw.rectangle((*first, *last), outline=WRONG, width=width)
+    return image
 
 
 def drawing(draw: Callable[[], "Axes"]) -> tuple[str, int]:

@@ -1,7 +1,7 @@
 """The prototypes of a report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from lookalike._core.errors import RelevanceError
+from lookalike._core.extent import Extent
 from lookalike._core.names import telling_name, visible
 from lookalike._core.wording import samples
 from lookalike.data import Batches
@@ -22,6 +23,8 @@ from lookalike.report.examples import Decisions
 from lookalike.report.members import Member, Members, members_of_prototypes
 from lookalike.report.pictures import picture
 from lookalike.report.words import image_names
+
+_Framed = tuple[int, Extent | None]  # number of a training image, and the part of it that is framed
 
 _IMAGES_SHOWN = 8  # training images of a prototype, and as many of other classes that it takes
 _MAP_CAPTIONS = {
@@ -117,7 +120,8 @@ def _shown_images(
         return _nearest_of_class(model, train, nearest)
     members = members_of_prototypes(model, train_store, _IMAGES_SHOWN)
     indices = {member.number for each in members for member in (*each.own, *each.taken)}
-    pictures = _pictures_of(model, train, {*indices, *(index for row in nearest for index in row[:1])})
+    indices |= {index for row in nearest for index in row[:1]}
+    pictures = _pictures_of(model, train, {(index, None) for index in indices})
     if pictures is None:
         return _nearest_of_class(model, train, nearest)
     shown = []
@@ -126,10 +130,11 @@ def _shown_images(
         if nearest[j]:  # the image whose name and heat-map stand beside it comes first
             own = [member.number for member in each.own]
             place = own.index(nearest[j][0]) if nearest[j][0] in own else None
-            first = _with_captions(model, j, [pictures[nearest[j][0]]])[0] if place is None else images.pop(place)
+            nearest_picture = pictures[nearest[j][0], None]
+            first = _with_captions(model, j, [nearest_picture])[0] if place is None else images.pop(place)
             images = [first, *images]
         taken = [
-            {"source": pictures[member.number], "caption": _caption_of_taken(model, train, member)}
+            {"source": pictures[member.number, None], "caption": _caption_of_taken(model, train, member)}
             for member in each.taken
         ]
         shown.append({"images": images, "n_own": each.n_own, "taken": taken, "n_taken": each.n_taken})
@@ -139,37 +144,52 @@ def _shown_images(
 def _nearest_of_class(model: PrototypeModel, train: Batches | None, nearest: list[list[int]]) -> list[dict[str, Any]]:
     """Returns the same where nobody knows whose images are whose: the nearest of the class, as many as it has at most.
 
-    A prototype without any is shown by one of them, too.
+    A prototype without any is shown by one of them, too. The patch that a prototype of patches stands for is framed.
     """
-    counts = model.prototypes.counts.tolist()
-    rows = [indices[: max(1, count)] for indices, count in zip(nearest, counts, strict=True)]
-    pictures = _pictures_of(model, train, {index for row in rows for index in row})
+    counts, boxes = model.prototypes.counts.tolist(), model.patch_boxes()
+    frames = None if boxes is None else [[Extent(*box) for box in of_prototype] for of_prototype in boxes.tolist()]
+    rows = [
+        [(index, None if frames is None else frames[j][rank]) for rank, index in enumerate(indices[: max(1, count)])]
+        for j, (indices, count) in enumerate(zip(nearest, counts, strict=True))
+    ]
+    pictures = _pictures_of(model, train, {framed for row in rows for framed in row})
     shown = []
     for j, row in enumerate(rows):
-        of_prototype = _stored(model, j, len(row)) if pictures is None else [pictures[index] for index in row]
+        if pictures is None:
+            of_prototype = _stored(model, j, len(row), None if frames is None else frames[j])
+        else:
+            of_prototype = [pictures[framed] for framed in row]
         images = _with_captions(model, j, of_prototype)
         shown.append({"images": images, "n_own": counts[j], "taken": [], "n_taken": None})
     return shown
 
 
-def _pictures_of(model: PrototypeModel, train: Batches | None, numbers: set[int]) -> dict[int, str] | None:
-    """Returns pictures of training images by their numbers; None if these cannot be read again, or are too many."""
+def _pictures_of(model: PrototypeModel, train: Batches | None, asked: set[_Framed]) -> dict[_Framed, str] | None:
+    """Returns pictures of training images by their numbers and what is framed on them.
+
+    Returns:
+        None if the images cannot be read again, or are too many.
+    """
     if train is None or len(model.prototypes) > _MOST_WITH_MAPS or not train.can_fetch or model.value_range is None:
         return None
-    indices = sorted(numbers)
+    frames_of: dict[int, list[Extent | None]] = {}
+    for index, frame in asked:
+        frames_of.setdefault(index, []).append(frame)
+    indices = sorted(frames_of)
     if not indices or indices[-1] >= (train.total or 0):
         return None
-    pictures: dict[int, str] = {}
+    pictures: dict[_Framed, str] = {}
     for start in range(0, len(indices), train.batch_size):
         chunk = indices[start : start + train.batch_size]
         pixels = model.to_pixels(train.fetch(np.array(chunk)))
         if pixels is None:
             return None
-        pictures.update(zip(chunk, (picture(of_image.numpy()) for of_image in pixels), strict=True))
+        for index, of_image in zip(chunk, pixels.numpy(), strict=True):
+            pictures |= {(index, frame): picture(of_image, frame=frame) for frame in frames_of[index]}
     return pictures
 
 
-def _stored(model: PrototypeModel, j: int, n_images: int) -> list[str]:
+def _stored(model: PrototypeModel, j: int, n_images: int, frames: Sequence[Extent] | None) -> list[str]:
     """Returns pictures of a prototype's images that the model stores.
 
     It stores equally many for each prototype, and repeats the nearest where there are fewer.
@@ -177,11 +197,14 @@ def _stored(model: PrototypeModel, j: int, n_images: int) -> list[str]:
     if model.images is None:
         return []
     most = 1 if len(model.prototypes) > _MOST_WITH_MAPS else max(1, n_images)
-    return [picture(pixels_of_image.numpy()) for pixels_of_image in model.images[j, :most]]
+    return [
+        picture(pixels_of_image, frame=None if frames is None else frames[rank])
+        for rank, pixels_of_image in enumerate(model.images[j, :most].numpy())
+    ]
 
 
 def _own_images(
-    model: PrototypeModel, train: Batches, j: int, members: Members, pictures: Mapping[int, str]
+    model: PrototypeModel, train: Batches, j: int, members: Members, pictures: Mapping[_Framed, str]
 ) -> list[dict[str, Any]]:
     """Returns a prototype's own images with captions: name, distance, and how many of the others are farther."""
     n_others, shown = members.n_own - 1, []
@@ -190,7 +213,7 @@ def _own_images(
         said = ", the nearest" if rank == 0 and n_others else said
         name = _name_of(model, member.number, model.prototypes.class_of(j), train)
         caption = f"{name} · distance {member.distance:.3g}{said}"
-        shown.append({"source": pictures[member.number], "caption": caption})
+        shown.append({"source": pictures[member.number, None], "caption": caption})
     return shown
 
 
