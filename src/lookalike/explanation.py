@@ -123,8 +123,9 @@ class Explanation:
     def sentence(self) -> str:
         """Returns the explanation as a sentence."""
         first = self.likenesses[0]
+        subject = "A part of this" if first.sample == "patch" else "This"
         said = (
-            f"This looks like prototype {first.prototype} of class '{visible(first.class_name)}'{first.called()}"
+            f"{subject} looks like prototype {first.prototype} of class '{visible(first.class_name)}'{first.called()}"
             f"{first.shown_by()} "
             f"({self.nearness_of(first)}), "
             f"{self.reason} '{visible(self.class_name)}' ({self.probability:.0%})."

@@ -535,6 +535,7 @@ def test_what_stands_behind_a_prototype_of_patches_is_called_patches(model, blob
     near = explanation.likenesses[0]
     assert near.sample == "patch"
     assert "training patches behind it" in near.nearness()
+    assert explanation.sentence().startswith("A part of this looks like prototype ")
     assert "training image" not in explanation.sentence()
     far = explain(model, 50 * blobs[0][:1])[0]
     assert far.unfamiliar
