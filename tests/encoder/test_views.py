@@ -108,6 +108,26 @@ def test_networks_of_whole_numbers_and_those_that_refuse_nan_are_taken_to_see_th
         numbers.views()
 
 
+def test_a_network_that_keeps_numbers_of_its_passes_keeps_no_nan():
+    class Keeping(Net):
+        def __init__(self):
+            super().__init__(conv(9))
+            self.register_buffer("mean", torch.zeros(()))
+            self.latest = None
+
+        def forward(self, x):
+            self.mean.mul_(0.9).add_(x.mean())
+            self.latest = x.mean().item()
+            return super().forward(x)
+
+    net = Keeping()
+    encoder = encoder_of(net, torch.randn(2, 1, 20, 20))
+    before = net.mean.clone(), net.latest
+    assert encoder.extent == pytest.approx((0.2, 0.2, 0.8, 0.8))
+    assert encoder.views()[0].stride == (1, 1)
+    assert (net.mean, net.latest) == before
+
+
 @pytest.fixture(scope="module")
 def cropped():
     """A network that sees the right half of images alone, and images that differ at the bottom of that half."""

@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 from torch.utils._python_dispatch import _pop_mode as _pop_dispatch_mode
@@ -197,10 +197,15 @@ def with_forward_pre_hook(module: nn.Module, hook: Callable[..., Any], run: Call
     return undoing(remove, register_and_run)
 
 
-def copy_of(model: Network) -> Network:
-    """Returns a deep copy of a model that other threads may be using: the hooks of their calls are not copied."""
+def copy_of(model: Network, shared: Iterable[Tensor] = ()) -> Network:
+    """Returns a deep copy of a model that other threads may be using: the hooks of their calls are not copied.
+
+    Args:
+        model: The model.
+        shared: Tensors of it that the copy shares, such as weights that nothing writes into.
+    """
     with _LOCK:  # so that no call adds or removes a hook meanwhile
-        copied = copy.deepcopy(model)
+        copied = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     for module in copied.modules():
         for hook in [hook for hook in module._forward_hooks.values() if isinstance(hook, _OfThread)]:
             _remove_forward_hook(module, hook)

@@ -7,6 +7,7 @@ Source: paper, appendix A.7 (the last feature map before average pooling); sever
 "Post-hoc Self-explanation of CNNs" (2026); how layers are found, resized and normalised is [ours].
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from lookalike._core import checks
 from lookalike._core.draws import normal, seeded
 from lookalike._core.errors import LookalikeError, UnfitInputsError, warn_of
 from lookalike._core.extent import WHOLE, Extent
-from lookalike._core.untouched import with_forward_hooks
+from lookalike._core.untouched import copy_of, with_forward_hooks
 from lookalike.encoder.calls import device_of, dtype_of, place
 from lookalike.encoder.cut import Encoder, blank_inputs
 from lookalike.encoder.graphs import make_known
@@ -208,22 +209,26 @@ class PatchEncoder(Encoder):
             try:
                 viewers = (self._viewer(number) for number in range(len(self.layers)))
                 self._extent = next(viewer for viewer in viewers if viewer.grid == self.grid).extent()
-            except UnfitInputsError:
+            except Exception:  # whatever error of its own a network raises on pixels that are no numbers
                 self._extent = WHOLE
         return self._extent
 
     def _viewer(self, number: int) -> Viewer:
-        """Returns what runs the network to find what the positions of a layer see."""
-        name = self.layers[number]
+        """Returns what runs the network to find what the positions of a layer see.
+
+        It runs a copy that shares the weights alone: a network may keep numbers of its passes, and NaN would stay.
+        """
+        name, apart = self.layers[number], copy.copy(self)
+        vars(apart)["_modules"] = self._modules | {"model": copy_of(self.model, self.model.parameters())}
 
         @torch.no_grad()
         def map_of(x: Tensor) -> Tensor:
-            return self._layer_maps(lambda: Encoder.features(self, x))[0][number]
+            return apart._layer_maps(lambda: Encoder.features(apart, x))[0][number]
 
         @torch.no_grad()
         def grid_of(x: Tensor) -> tuple[int, int] | None:
-            output = self._outputs(lambda: Encoder.features(self, x))[0].get(name)
-            return None if output is None else grid_in_layout(output, self._layouts[name])
+            output = apart._outputs(lambda: Encoder.features(apart, x))[0].get(name)
+            return None if output is None else grid_in_layout(output, apart._layouts[name])
 
         return Viewer(name, self._blank(), map_of, grid_of)
 

@@ -12,7 +12,6 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lookalike._core.errors import UnfitInputsError
 from lookalike._core.extent import Extent
 
 _MOST_CELLS, _SMALL = 3, 48  # images are enlarged by so many cells, and small ones by up to so many pixels
@@ -128,7 +127,7 @@ class Viewer:
         height, width = _size_of(self._blank)
         try:
             return self._grid_of(self._blank.new_zeros(*self._blank.shape[:2], height + by[0], width + by[1]))
-        except UnfitInputsError:
+        except Exception:  # whatever error of its own a network raises on images of another size
             return None
 
 
