@@ -27,6 +27,7 @@ ASIDE = {
     ("demo/drawing.py", "draw_sheet"),
     ("cli/explain.py", "_draw"),
     ("cli/explain.py", "_draw_parts"),
+    ("cli/console.py", ""),  # the system's null device, in place of an output that the shell closed
     ("cli/watch.py", "_append"),  # a log of the user's that grows by a line at a time
     ("audit/suspects.py", "save"),  # its to_csv() returns the text
     ("experiments/large.py", "_compare_methods"),  # in a temporary folder

@@ -208,3 +208,29 @@ def test_scales_do_not_depend_on_the_size_of_a_batch(kind):
         assert scales[0][0] > 1.05 * float(of_all)
     else:
         assert scales[0][0] == pytest.approx(float(of_all), rel=0.01)
+
+
+class Windowed(nn.Module):
+    """Has layers that return no map of each image: a table of positions, and the windows of all images."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.table = nn.Conv2d(3, 8, 3, 2, 1), nn.Linear(2, 8)
+        self.in_windows, self.second = nn.Linear(8, 8), nn.Conv2d(8, 16, 3, 2, 1)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, x):
+        x = self.first(x).relu()  # [N, 8, 16, 16]
+        places = torch.stack(torch.meshgrid(torch.arange(16.0), torch.arange(16.0), indexing="ij"), -1)[None]
+        x = x + self.table(places).permute(0, 3, 1, 2)
+        windows = x.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 4, 5, 1).flatten(0, 2)  # [4 N, 8, 8, 8]
+        windows = self.in_windows(windows).unflatten(0, (-1, 2, 2)).permute(0, 5, 1, 3, 2, 4)
+        return self.head(self.second(windows.flatten(4, 5).flatten(2, 3)).relu().mean((2, 3)))
+
+
+def test_tables_and_windows_are_no_maps_of_images():
+    net, x = Windowed().eval(), torch.randn(4, 3, 32, 32)
+    assert PatchEncoder(Encoder(net, x), x, "b234").layers == ("first", "last")
+    for layer, rows in (("table", 1), ("in_windows", 8)):
+        with pytest.raises(LookalikeError, match=f"'{layer}' gives {rows} rows for 2 images, and so no map of each"):
+            PatchEncoder(Encoder(net, x), x, layer)

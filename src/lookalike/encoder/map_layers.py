@@ -202,18 +202,22 @@ class _Run:
             was found.
         last_layout: Its layout; None if it is no map.
         image_size: Height and width of the images.
+        n_images: Their number.
     """
 
     outputs: dict[str, Tensor]
     last: Tensor | None
     last_layout: Layout | None
     image_size: tuple[int, int]
+    n_images: int
 
     def maps(self) -> dict[str, Layout]:
-        """Returns the layouts of the outputs that are maps."""
+        """Returns the layouts of the outputs that are maps: one for each image, not tables, or windows of images."""
         layouts: dict[str, Layout] = {}
         grids: set[tuple[int, int]] = set()  # of maps so far, such as that of the layer that makes tokens of an image
         for name, output in self.outputs.items():
+            if len(output) != self.n_images:
+                continue
             layout = self.last_layout if output is self.last else self._layout_or_none(output, grids)
             if layout is not None:
                 layouts[name] = layout
@@ -240,6 +244,11 @@ class _Run:
         if name not in self.outputs:
             raise LookalikeError(f"the layer {name!r} gives no feature map for these inputs")
         output = self.outputs[name]
+        if len(output) != self.n_images:
+            raise LookalikeError(
+                f"the layer {name!r} gives {len(output)} rows for {self.n_images} images, and so no map of each: name "
+                "another layer"
+            )
         if output.ndim == 4:
             are_last = self.last_layout is not None and self.last_layout.kind == "channels-last"
             layout = _four_axes(output, "channels-last" if are_last else "channels-first")
@@ -345,7 +354,7 @@ def _run(encoder: Encoder, sample: Tensor, names: Collection[str] = ()) -> _Run:
 
     def keep(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
+            if isinstance(output, Tensor) and output.ndim:
                 outputs.pop(name, None)  # the order is that of the last calls
                 outputs[name] = output
 
@@ -357,7 +366,7 @@ def _run(encoder: Encoder, sample: Tensor, names: Collection[str] = ()) -> _Run:
     hooks = {module: keep(name) for name, module in modules.items() if name in names or not isinstance(module, skipped)}
     with torch.no_grad(), Pooled() as pooled:
         features = with_forward_hooks(hooks, lambda: encoder.features(sample))
-    run = _Run(outputs, None, None, (int(sample.shape[2]), int(sample.shape[3])))
+    run = _Run(outputs, None, None, (int(sample.shape[2]), int(sample.shape[3])), len(sample))
     if not _has_positions(features):
         if pooled.source is None:
             return run
