@@ -1,5 +1,7 @@
 """What the positions of a feature map see of the image: strides, receptive fields, and the part that they cover."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -177,3 +179,27 @@ def test_a_map_of_any_size_is_shared_out_over_the_pixels(grid):
     if grid == (7, 7):
         cell = pixels[0, :4, 3:7]
         np.testing.assert_allclose(cell, cell[0, 0])
+
+
+def test_cells_lie_within_half_a_stride_of_what_positions_see():
+    """For chains of convolutions with any padding, stride and dilation, by the arithmetic of receptive fields."""
+    generator = random.Random(0)
+    n_parts_of_images = 0
+    for _ in range(25):
+        layers, centre, step, channels = [], 0.5, 1, 1
+        for _ in range(generator.randint(1, 3)):
+            kernel, stride, dilation = (generator.choice(of) for of in ((1, 2, 3, 5, 7), (1, 1, 2, 3), (1, 1, 2)))
+            padding = generator.choice([0, (kernel - 1) * dilation // 2, kernel // 2])
+            layers.append(nn.Conv2d(channels, 4, kernel, stride, padding, dilation))
+            centre += ((kernel - 1) * dilation / 2 - padding) * step
+            step, channels = step * stride, 4
+        size = generator.randint(30, 50), generator.randint(30, 50)
+        encoder = encoder_of(Net(*layers), torch.randn(2, 1, *size))
+        assert encoder.views()[0].stride == (step, step)
+        n_parts_of_images += encoder.extent != WHOLE
+        for axis, (start, end) in enumerate((encoder.extent.down, encoder.extent.across)):
+            cell = (end - start) * size[axis] / encoder.grid[axis]
+            for position in range(encoder.grid[axis]):
+                drawn = start * size[axis] + (position + 0.5) * cell
+                assert drawn == pytest.approx(centre + position * step, abs=step / 2 + 1)
+    assert n_parts_of_images > 5

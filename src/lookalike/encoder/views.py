@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lookalike._core.extent import Extent
 
+_HALF_PIXEL = 0.5
 _MOST_CELLS, _SMALL = 3, 48  # images are enlarged by so many cells, and small ones by up to so many pixels
 
 
@@ -147,6 +148,7 @@ class _Axis:
         is_whole = bool(at_borders.any(1).all())
         self._start, self._end = (0, length) if is_whole else self._edges((True, None), (False, None))
         self._reaches_start, self._reaches_end = at_borders[:, n // 2].tolist()
+        self._are_ends_cut_off = bool(at_borders[1, 0]) and bool(at_borders[0, n - 1])
         self.stride = stride or self._stride_between_edges() or (self._end - self._start) / n
 
     def field(self) -> int:
@@ -162,13 +164,15 @@ class _Axis:
         # the last pixels that make no whole stride are seen by none
         start = self._start if self._start > self.stride / 2 else 0
         end = self._end if self.length - self._end > self.stride / 2 else self.length
-        if self._n == 1 or abs(2 * half - (end - start)) <= self.stride + 1:
+        if self._n == 1 or abs(2 * half - (end - start)) < _HALF_PIXEL:
             return start, end
-        # The end of what the first sees, and the beginning of what the last sees, are as far from the middle. Where the
-        # image ends before, the middle is taken to be that of the image.
-        end_of_first, begin_of_last = self._edges((False, 0), (True, self._n - 1))
-        is_cut_off = end_of_first >= self._end or begin_of_last <= self._start
-        middle = (self._start + self._end) / 2 if is_cut_off else (end_of_first + begin_of_last) / 2
+        middle = (self._start + self._end) / 2  # of the image, where the ends that follow are cut off
+        if not self._are_ends_cut_off:
+            # the end of what the first sees, and the beginning of what the last sees, are as far from the middle
+            middle = sum(self._edges((False, 0), (True, self._n - 1))) / 2
+        near = self.stride / 2 + _HALF_PIXEL
+        if abs(middle - half - start) <= near and abs(middle + half - end) <= near:
+            return start, end
         return middle - half, middle + half
 
     def _stride_between_edges(self) -> float | None:
