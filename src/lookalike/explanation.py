@@ -26,7 +26,7 @@ from lookalike.model.original import OriginalAnswer, OriginalClassifier, embed_a
 from lookalike.model.prototypes import ENOUGH_SAMPLES, ROUNDING, FamiliarRange
 from lookalike.parts import ExplainedParts, explain_parts
 from lookalike.plots import plot_likeness
-from lookalike.plots.likeness import LikenessMaps
+from lookalike.plots.likeness import LikenessMaps, frame_parts
 from lookalike.plots.tiles import shorten
 from lookalike.relevance import COMPOSITES, Composite, PrpRule, prp_rule, prp_stability
 from lookalike.relevance.explained import maps_of_contrasts, maps_on_inputs, maps_on_prototypes
@@ -213,9 +213,10 @@ class Explanation:
         if self.map_stability is not None:
             verdict += f"\nmaps: {self.rule}, stability {self.map_stability:.2f}"
         captions = [likeness.caption() for likeness in self.shown]
-        return plot_likeness(
+        prototypes = [likeness.image for likeness in self.shown]
+        ax = plot_likeness(
             self.image,
-            [likeness.image for likeness in self.shown],
+            prototypes,
             caption=verdict,
             captions=captions,
             note=f"%: of the training\n{self.likenesses[0].samples} behind\nthe prototype"
@@ -223,9 +224,11 @@ class Explanation:
             else "",
             wrong=self.correct is False,
             heat_maps=self._maps(raw),
-            parts=[(likeness.part, likeness.prototype_part) for likeness in self.shown],
             ax=ax,
         )
+        parts = [(likeness.part, likeness.prototype_part) for likeness in self.shown]
+        frame_parts(ax, self.image, prototypes, parts)
+        return ax
 
 
 class ExplainOptions(TypedDict, total=False):

@@ -36,7 +36,6 @@ def plot_likeness(
     note: str = "",
     wrong: bool = False,
     heat_maps: "LikenessMaps | None" = None,
-    parts: Sequence[tuple[Extent | None, Extent | None]] = (),
     ax: "Axes | None" = None,
 ) -> "Axes":
     """Draws an input and the training images of its nearest prototypes.
@@ -49,8 +48,6 @@ def plot_likeness(
         note: Text beside the captions that says what their figures mean.
         wrong: The prediction is known to be wrong; the input gets a red frame.
         heat_maps: Relevance maps to draw below, all on one scale.
-        parts: For each prototype the part of the input that looks like it, and the part of its image that it stands
-            for; a frame of one colour is drawn around both. None, or no parts, for whole images.
         ax: Axes to draw on; None makes a figure that fits.
 
     Returns:
@@ -76,15 +73,32 @@ def plot_likeness(
         x = 1 + _WORDS_WIDTH + column * (1 + GAP)
         tile = np.full((8, 8, 3), 245, dtype=np.uint8) if picture is None else picture
         draw_tile(ax, tile, x, 0.04, caption=prototype_caption, size=0.96)
+    if heat_maps is not None:
+        _draw_maps(ax, image, prototypes, heat_maps)
+    return ax
+
+
+def frame_parts(
+    ax: "Axes",
+    image: np.ndarray,
+    prototypes: Sequence[np.ndarray | None],
+    parts: Sequence[tuple[Extent | None, Extent | None]],
+) -> None:
+    """Frames parts on a likeness that ``plot_likeness`` drew: each on the input and on its prototype, in one colour.
+
+    Args:
+        ax: Its Axes.
+        image: Its input.
+        prototypes: Its prototypes.
+        parts: For each prototype the part of the input that looks like it, and the part of its image that it stands
+            for; None for whole images.
+    """
     for column, ((here, there), colour) in enumerate(zip(parts, colours_of(len(parts)), strict=True)):
         x, picture = 1 + _WORDS_WIDTH + column * (1 + GAP), prototypes[column]
         if here is not None:
             draw_frame(ax, Picture.at(image, 0.02, 0.04, 0.96), here, colour, column)
         if there is not None and picture is not None:
             draw_frame(ax, Picture.at(picture, x, 0.04, 0.96), there, colour)
-    if heat_maps is not None:
-        _draw_maps(ax, image, prototypes, heat_maps)
-    return ax
 
 
 def likeness_height(with_maps: bool) -> float:
