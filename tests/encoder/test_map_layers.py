@@ -17,6 +17,8 @@ AVERAGES = {
     "keyword": lambda x: torch.mean(input=x, dim=(2, 3)),
     "einsum": lambda x: torch.einsum("nchw->nc", x) / x[0, 0].numel(),
     "tokens": lambda x: x.flatten(2).transpose(1, 2).mean(1),
+    "in double precision": lambda x: x.flatten(2).double().mean(2).to(x.dtype),
+    "by a mean in double precision": lambda x: x.mean((2, 3), dtype=torch.float64).to(x.dtype),
     "channels last": lambda x: x.permute(0, 2, 3, 1).mean((1, 2)),
 }
 

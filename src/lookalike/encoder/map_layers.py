@@ -177,6 +177,8 @@ def _pooled_channels(before: Tensor, after: Tensor) -> int | None:
     Returns:
         1 for a map [N, D, H, W], 3 for [N, H, W, D]; None if it is no such average.
     """
+    if not before.is_floating_point() or not after.is_floating_point():
+        return None
     for axis, positions in ((1, (2, 3)), (3, (1, 2))):
         n_channels, n_positions = before.shape[axis], before.shape[positions[0]] * before.shape[positions[1]]
         is_map = n_positions > 1 and (axis == 1 or n_channels > 1)  # [N, D, 1, 1] is no map with its channels last
@@ -187,7 +189,8 @@ def _pooled_channels(before: Tensor, after: Tensor) -> int | None:
             continue
         if torch.compiler.is_compiling():  # nothing has values then; who traces a network compares the result
             return axis
-        if torch.allclose(after.flatten(1), before.mean(positions), rtol=1e-3, atol=1e-5, equal_nan=True):
+        average = before.mean(positions).to(after.dtype)  # a network may average in another precision
+        if torch.allclose(after.flatten(1), average, rtol=1e-3, atol=1e-5, equal_nan=True):
             return axis
     return None
 
