@@ -45,6 +45,18 @@ def cells_of_pixels(n: int, length: int, start: float, end: float) -> np.ndarray
     return cells
 
 
+def cells_of_image(grid: tuple[int, int], image_size: tuple[int, int], extent: Extent) -> np.ndarray:
+    """Returns in which cell of a grid the middle of each pixel lies, numbered row by row [H, W]; −1 in none.
+
+    Example:
+        >>> cells_of_image((1, 2), (1, 4), Extent(0.0, 0.5, 1.0, 1.0)).tolist()
+        [[-1, -1, 0, 1]]
+    """
+    rows = cells_of_pixels(grid[0], image_size[0], *extent.down)[:, None]
+    columns = cells_of_pixels(grid[1], image_size[1], *extent.across)
+    return np.where((rows >= 0) & (columns >= 0), rows * grid[1] + columns, -1)
+
+
 def over_image(mask: np.ndarray, extent: Extent) -> np.ndarray:
     """Returns a mask [h, w] of cells on a grid of the same cells that covers the whole image, but for parts of a cell.
 

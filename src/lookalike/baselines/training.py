@@ -169,7 +169,7 @@ def _check_arguments(data: Any, options: Any, working_folder: Any, seed: Any, on
     checks.instance("data", data, DataBundle, "a DataBundle")
     checks.optional(checks.mapping, "options", options)
     checks.optional(checks.path, "working_folder", working_folder)
-    seed = checks.seed("seed", seed)
+    checks.seed("seed", seed)
     if on_epoch is not None and not callable(on_epoch):
         raise checks.unfit("on_epoch", on_epoch, "a function")
 

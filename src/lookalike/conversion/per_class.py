@@ -260,7 +260,7 @@ def check_number_of_prototypes(n_prototypes: NPrototypes) -> None:
         return
     if isinstance(n_prototypes, str) or not hasattr(n_prototypes, "__int__"):
         raise checks.unfit("n_prototypes", n_prototypes, "a number, a mapping or 'auto'")
-    n_prototypes = checks.whole_number("n_prototypes", n_prototypes, 1)
+    checks.whole_number("n_prototypes", n_prototypes, 1)
 
 
 def numbers_per_class(n_prototypes: NPrototypes, class_names: list[str]) -> list[int | None]:

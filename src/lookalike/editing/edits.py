@@ -197,15 +197,15 @@ class Split(Edit):
     @override
     def apply(self, state: State, material: Material | None) -> State:
         position = _free(state, (self.prototype,))[0]
-        checks.field(self, "n", checks.whole_number, 2)
+        n = checks.whole_number("n", self.n, 2)
         needed = _needed(material)
         rows = needed.members(state, [position])
-        if len(rows) < self.n:
+        if len(rows) < n:
             raise LookalikeError(
                 f"{state.describe(position)} has {counted(len(rows), 'training sample')} to learn from; it cannot be "
-                f"split into {self.n}"
+                f"split into {n}"
             )
-        centres = needed.split(rows, self.n)
+        centres = needed.split(rows, n)
         if len(centres) < 2:
             raise LookalikeError(f"all {len(rows)} training samples of {state.describe(position)} are equal")
         label, annotations = int(state.labels[position]), state.annotations

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -45,8 +46,7 @@ def fits_layout(output: Tensor, layout: Layout) -> bool:
     """Says whether an output has the grid of a layout; images of another size have another grid."""
     if layout.kind == "tokens":
         return output.ndim == 3 and output.shape[1] == layout.prefix + layout.grid[0] * layout.grid[1]
-    start = 2 if layout.kind == "channels-first" else 1
-    return output.ndim == 4 and tuple(output.shape[start : start + 2]) == layout.grid
+    return grid_in_layout(output, layout) == layout.grid
 
 
 def grid_in_layout(output: Tensor, layout: Layout) -> tuple[int, int] | None:
@@ -214,8 +214,9 @@ class _Run:
     image_size: tuple[int, int]
     n_images: int
 
+    @cached_property
     def maps(self) -> dict[str, Layout]:
-        """Returns the layouts of the outputs that are maps: one for each image, not tables, or windows of images."""
+        """The layouts of the outputs that are maps: one for each image, not tables, or windows of images."""
         layouts: dict[str, Layout] = {}
         grids: set[tuple[int, int]] = set()  # of maps so far, such as that of the layer that makes tokens of an image
         for name, output in self.outputs.items():
@@ -241,7 +242,7 @@ class _Run:
             if self.last_layout is not None:
                 return self.last_layout
             raise _no_map()
-        layout = self.maps().get(name)
+        layout = self.maps.get(name)
         if layout is not None:
             return layout
         if name not in self.outputs:
@@ -276,7 +277,7 @@ class _Run:
         if self.last is not None and self.last_layout is not None:
             same = [name for name, output in self.outputs.items() if output is self.last]
             return same[-1] if same else LAST
-        tokens = [name for name, layout in self.maps().items() if layout.kind == "tokens"]
+        tokens = [name for name, layout in self.maps.items() if layout.kind == "tokens"]
         if self.last is None and tokens:
             return tokens[-1]
         raise _no_map()
@@ -287,9 +288,8 @@ class _Run:
         In a network of one resolution, such as a vision transformer, it returns those after a half, three quarters and
         all of the layers of the deepest sequence of equal blocks.
         """
-        layouts = self.maps()
         by_grid: dict[tuple[int, int], str] = {}
-        for name, layout in layouts.items():
+        for name, layout in self.maps.items():
             by_grid.pop(layout.grid, None)
             by_grid[layout.grid] = name
         last_grid = self.layout_of(last).grid
@@ -297,7 +297,7 @@ class _Run:
         if names:
             return [*names, last]
         parents: dict[str, list[str]] = {}
-        for name in layouts:
+        for name in self.maps:
             parent, _, position = name.rpartition(".")
             if position.isdecimal() or "layer" in position:
                 parents.setdefault(parent, []).append(name)
@@ -363,10 +363,13 @@ def _run(encoder: Encoder, sample: Tensor, names: Collection[str] = ()) -> _Run:
 
         return hook
 
-    modules = {name: module for name, module in encoder.model.named_modules() if name}
     # softmax and dropout return attention weights [N, heads, tokens, tokens], which look like a map
     skipped = (torch.jit.ScriptModule, nn.Dropout, nn.Identity, nn.Softmax, nn.LogSoftmax)
-    hooks = {module: keep(name) for name, module in modules.items() if name in names or not isinstance(module, skipped)}
+    hooks = {
+        module: keep(name)
+        for name, module in encoder.model.named_modules()
+        if name and (name in names or not isinstance(module, skipped))
+    }
     with torch.no_grad(), Pooled() as pooled:
         features = with_forward_hooks(hooks, lambda: encoder.features(sample))
     run = _Run(outputs, None, None, (int(sample.shape[2]), int(sample.shape[3])), len(sample))
@@ -378,7 +381,7 @@ def _run(encoder: Encoder, sample: Tensor, names: Collection[str] = ()) -> _Run:
         layouts = [_four_axes(features, kind) for kind in ("channels-first", "channels-last")]
         same = [layout for layout in layouts if is_average(to_map(features, layout), encoder.pool(features))]
         return replace(run, last=features, last_layout=(same or layouts)[0])
-    grids = [layout.grid for layout in run.maps().values() if layout.kind != "tokens"]
+    grids = [layout.grid for layout in run.maps.values() if layout.kind != "tokens"]
     return replace(run, last=features, last_layout=run._layout_or_none(features, grids))
 
 

@@ -9,6 +9,7 @@ Source: paper, appendix A.7 (the last feature map before average pooling); sever
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -196,7 +197,8 @@ class PatchEncoder(Encoder):
         Raises:
             UnfitInputsError: If the network cannot run images with NaN pixels.
         """
-        return [self._viewer(number).view() for number in range(len(self.layers))]
+        apart = self._apart()
+        return [apart._viewer(name).view() for name in self.layers]
 
     @property
     def extent(self) -> Extent:
@@ -207,30 +209,32 @@ class PatchEncoder(Encoder):
         """
         if self._extent is None:
             try:
-                viewers = (self._viewer(number) for number in range(len(self.layers)))
-                self._extent = next(viewer for viewer in viewers if viewer.grid == self.grid).extent()
+                finest = next(name for name in self.layers if self._layouts[name].grid == self.grid)
+                self._extent = self._apart()._viewer(finest).extent()
             except Exception:  # whatever error of its own a network raises on pixels that are no numbers
                 self._extent = WHOLE
         return self._extent
 
-    def _viewer(self, number: int) -> Viewer:
-        """Returns what runs the network to find what the positions of a layer see.
-
-        It runs a copy that shares the weights alone: a network may keep numbers of its passes, and NaN would stay.
-        """
-        name, apart = self.layers[number], copy.copy(self)
+    def _apart(self) -> "PatchEncoder":
+        """Returns a copy that shares the weights alone: a network may keep numbers of its passes, also NaN."""
+        apart = copy.copy(self)
         vars(apart)["_modules"] = self._modules | {"model": copy_of(self.model, self.model.parameters())}
+        return apart
+
+    def _viewer(self, name: str) -> Viewer:
+        """Returns what runs the network to find what the positions of a layer see."""
+        layout, number = self._layouts[name], self.layers.index(name)
 
         @torch.no_grad()
         def map_of(x: Tensor) -> Tensor:
-            return apart._layer_maps(lambda: Encoder.features(apart, x))[0][number]
+            return self._layer_maps(lambda: Encoder.features(self, x))[0][number]
 
         @torch.no_grad()
         def grid_of(x: Tensor) -> tuple[int, int] | None:
-            output = apart._outputs(lambda: Encoder.features(apart, x))[0].get(name)
-            return None if output is None else grid_in_layout(output, apart._layouts[name])
+            output = self._outputs(lambda: Encoder.features(self, x))[0].get(name)
+            return None if output is None else grid_in_layout(output, layout)
 
-        return Viewer(name, self._blank(), map_of, grid_of)
+        return Viewer(name, layout.grid, self._blank(), map_of, grid_of)
 
     def _blank(self) -> Tensor:
         blank: Tensor = place(blank_inputs(self._image_spec), device_of(self), dtype_of(self))
@@ -279,17 +283,14 @@ class PatchEncoder(Encoder):
 
         names = {*self.layers, *self._read_at.values()} - {LAST}
         hooks = {self.model.get_submodule(name): keep(name) for name in names}
-        if LAST not in self.layers:
-            result = with_forward_hooks(hooks, run)
-            outputs.update(written)
-            return outputs, result
-        with Pooled() as pooled:
+        with Pooled() if LAST in self.layers else nullcontext() as pooled:
             result = with_forward_hooks(hooks, run)
         outputs.update(written)
-        features = result[0] if isinstance(result, tuple) else result
-        last = pooled.of_head(features) if isinstance(features, Tensor) else pooled.source
-        if isinstance(last, Tensor):
-            outputs[LAST] = last
+        if pooled is not None:
+            features = result[0] if isinstance(result, tuple) else result
+            last = pooled.of_head(features) if isinstance(features, Tensor) else pooled.source
+            if isinstance(last, Tensor):
+                outputs[LAST] = last
         return outputs, result
 
     def _layer_maps(self, run: Callable[[], T]) -> tuple[list[Tensor], T]:
@@ -334,8 +335,11 @@ class PatchEncoder(Encoder):
 
             return hook
 
-        modules = [(name, module) for name, module in self.model.named_modules() if name]
-        hooks = {module: watch(name) for name, module in modules if not isinstance(module, torch.jit.ScriptModule)}
+        hooks = {
+            module: watch(name)
+            for name, module in self.model.named_modules()
+            if name and not isinstance(module, torch.jit.ScriptModule)
+        }
         with torch.inference_mode(False), torch.no_grad():  # tensors of inference mode count no versions
             x = sample.clone()
             with_forward_hooks(hooks, lambda: Encoder.features(self, x))

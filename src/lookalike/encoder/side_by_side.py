@@ -62,9 +62,9 @@ class SideBySide(Generic[Network]):
             compute: Called with the encoder or a copy of it; it must not call the encoder in another way.
             parts: The parts.
         """
-        own: Any = self._encoder
-        if isinstance(own, nn.Module) and not isinstance(own, Encoder):
-            return in_eval_mode(own, lambda: [compute(self._encoder, part) for part in parts])
+        module: Any = self._encoder
+        if isinstance(module, nn.Module) and not isinstance(module, Encoder):
+            return in_eval_mode(module, lambda: [compute(self._encoder, part) for part in parts])
         n_cores = torch.get_num_threads()
         settings = ThreadSettings.of_this_thread() if len(parts) > 1 and n_cores > 1 else None
         if settings is None or not self._has_copies():

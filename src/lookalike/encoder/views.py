@@ -45,6 +45,7 @@ class Viewer:
 
     Args:
         name: The layer's name.
+        grid: Height and width of the layer's map.
         blank: An image of zeros [1, C, H, W].
         map_of: Returns the layer's map [n, D, h, w] of images of that size.
         grid_of: Returns height and width of the layer's map of images of any size; None if it has none.
@@ -53,13 +54,13 @@ class Viewer:
     def __init__(
         self,
         name: str,
+        grid: tuple[int, int],
         blank: Tensor,
         map_of: Callable[[Tensor], Tensor],
         grid_of: Callable[[Tensor], tuple[int, int] | None],
     ) -> None:
-        self.name = name
+        self.name, self.grid = name, grid
         self._blank, self._map_of, self._grid_of = blank, map_of, grid_of
-        self.grid = _size_of(map_of(blank))
 
     def view(self) -> LayerView:
         """Returns all that is found.

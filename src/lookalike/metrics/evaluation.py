@@ -128,7 +128,7 @@ def evaluate(
                 sections, context.advance = by_worth(sections), budget.stopping(advance)
                 info["budget"] = planned.to_dict()
             named = () if settings.measures is None or settings.measures == "all" else settings.measures
-            asked_for = {*(() if only is None else only), *named}
+            asked_for = {*(only or ()), *named}
             runs, details = _measure(context, sections, saved, planned, asked_for)
     notes = [*planned.notes(), *data_notes, *notes, *_notes_on_figures(context, sections, set(runs))]
     if check.sentences():

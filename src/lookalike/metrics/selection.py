@@ -5,7 +5,7 @@ from typing import Literal
 
 from lookalike._core.errors import LookalikeError
 from lookalike._core.wording import did_you_mean
-from lookalike.metrics.sections import SECTIONS, Section
+from lookalike.metrics.sections import SECTIONS, Need, Section
 
 _MISSING = {
     "train": "no training data were given",
@@ -32,7 +32,7 @@ def select_sections(
             raise LookalikeError(f"only takes names of sections: {', '.join(SECTIONS)}")
         requested = [SECTIONS[name] for name in dict.fromkeys([*only, *(["sanity"] if sanity else [])])]
         for section in requested:
-            missing = [need for need in section.needs if not available[need]]
+            missing = _missing(section, available)
             if missing:
                 raise LookalikeError(f"{section.name!r} cannot be measured: {_MISSING[missing[0]]}")
         return requested, []
@@ -40,7 +40,7 @@ def select_sections(
     for name in SECTIONS:
         if SECTIONS[name].optional and not (sanity and name == "sanity"):
             continue
-        missing = [need for need in SECTIONS[name].needs if not available[need]]
+        missing = _missing(SECTIONS[name], available)
         if not missing:
             sections.append(SECTIONS[name])
         elif not {"attributes", "masks", "no black box"} & set(missing):
@@ -60,9 +60,9 @@ def select_standard(
     if measures is None:
         return [], []
     if measures == "all":
-        missing = {name: [need for need in SECTIONS[name].needs if not available[need]] for name in names}
-        notes = [f"section '{name}' was not measured: {_MISSING[needs[0]]}" for name, needs in missing.items() if needs]
-        return [SECTIONS[name] for name in names if not missing[name]], notes
+        lacking = {name: _missing(SECTIONS[name], available) for name in names}
+        notes = [f"section '{name}' was not measured: {_MISSING[needs[0]]}" for name, needs in lacking.items() if needs]
+        return [SECTIONS[name] for name in names if not lacking[name]], notes
     if isinstance(measures, str) or not isinstance(measures, Sequence) or not measures:
         raise LookalikeError(f"measures takes 'all', or names of standard measures: {', '.join(names)}")
     for name in measures:
@@ -70,6 +70,10 @@ def select_standard(
             hint = did_you_mean(str(name), names) or ";"
             raise LookalikeError(f"no standard measure is called {name!r}{hint} There are: {', '.join(names)}")
     return select_sections(measures, available, sanity=False)
+
+
+def _missing(section: Section, available: dict[str, bool]) -> list[Need]:
+    return [need for need in section.needs if not available[need]]
 
 
 def uses_train(sections: list[Section]) -> bool:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lookalike._core.extent import Extent
 from lookalike._core.names import visible
+from lookalike._core.wording import samples
 from lookalike.encoder.patches import PatchEncoder
 from lookalike.model.annotations import Region
 from lookalike.model.prototype_model import PrototypeModel
@@ -77,7 +78,7 @@ class Likeness:
     @property
     def samples(self) -> str:
         """The plural of ``sample``."""
-        return "patches" if self.sample == "patch" else "images"
+        return samples(self.sample == "patch")
 
     def caption(self) -> str:
         """Returns a caption for a picture of the prototype: class, number, and its name or else how near the input is.

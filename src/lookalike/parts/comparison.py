@@ -3,9 +3,10 @@
 The lead of class A over class B is a sum over positions (``contributions``). The parts that decide are positions
 without whose terms in this sum B would be at least as likely [ours]: those that add most to the lead, in order, and as
 few as will do. A position without its term speaks for neither class. (Left out of the average, as if the image were
-smaller, they leave B ahead as well, but where biases add to the lead.) In a
-model of whole images the lead is that of A's most similar prototype over B's. Without these terms another prototype of
-A may be the most similar one, so as many are taken as put all prototypes of A behind one of B.
+smaller, they leave B ahead as well, but where biases add to the lead.)
+
+In a model of whole images the lead is that of A's most similar prototype over B's. Without these terms another
+prototype of A may be the most similar one, so as many are taken as put all prototypes of A behind one of B.
 """
 
 from collections.abc import Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 _MORE_THAN_ALL = 1.05  # of the lead: below it, the other positions add up to nothing worth a word
 _NAMED = 2  # places in a sentence; all are drawn
-_IN_NO_PART = 0.05  # of the lead: a residual from which on it is told
+_IN_NO_PART = 0.05  # of the lead: a smaller residual is not mentioned
 _ROUNDING = 1e-5  # of the lead: the positions add up to it in single precision
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lookalike._core import checks
 from lookalike._core.errors import LookalikeError
-from lookalike._core.extent import WHOLE, Extent, cells_of_pixels
+from lookalike._core.extent import WHOLE, Extent, cells_of_image
 from lookalike._core.untouched import keeps_torch_settings
 from lookalike.encoder import dtype_of, place
 from lookalike.encoder.calls import n_rows, take_rows
@@ -56,10 +56,8 @@ class Segments:
         outside of ``extent`` have −1.
         """
         height, width = self.concepts.shape[1:]
-        rows = torch.from_numpy(cells_of_pixels(height, self.image_size[0], *self.extent.down))
-        columns = torch.from_numpy(cells_of_pixels(width, self.image_size[1], *self.extent.across))
-        is_covered = (rows >= 0)[:, None] & (columns >= 0)
-        return self.concepts[:, rows][..., columns].where(is_covered, -1)
+        cells = torch.from_numpy(cells_of_image((height, width), self.image_size, self.extent))
+        return self.concepts.flatten(1)[:, cells].where(cells >= 0, -1)
 
     def of_image(self, row: int) -> "Segments":
         """Returns the concepts of one image, as a result for one image."""

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lookalike._core import checks
-from lookalike._core.extent import WHOLE, Extent, cells_of_pixels
+from lookalike._core.extent import WHOLE, Extent, cells_of_image
 from lookalike.plots.heatmap import paint
-from lookalike.plots.regions import Picture, colours_of, draw_region
-from lookalike.plots.tiles import GAP, caption_height, draw_tile, tile_axes, wrapped
+from lookalike.plots.regions import colours_of, draw_region
+from lookalike.plots.tiles import GAP, Picture, caption_height, draw_tile, tile_axes, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,9 +47,9 @@ def plot_difference(
     draw_tile(ax, image, 0, 0, caption=caption)
     for mask, colour in zip(masks, colours_of(len(masks)), strict=True):
         draw_region(ax, mask, Picture.at(image, 0, 0), colour, covered)
-    rows = cells_of_pixels(by_position.shape[0], image.shape[0], *covered.down)
-    columns = cells_of_pixels(by_position.shape[1], image.shape[1], *covered.across)
-    pixels = np.where((rows >= 0)[:, None] & (columns >= 0), by_position[np.ix_(rows, columns)], 0)
+    height, width = by_position.shape
+    cells = cells_of_image((height, width), (image.shape[0], image.shape[1]), covered)
+    pixels = np.where(cells >= 0, by_position.ravel()[cells], 0)
     limit = float(np.abs(by_position).max()) or 1.0
     draw_tile(ax, paint(pixels / limit, 1.0, image), right, 0, caption=title)
     return ax

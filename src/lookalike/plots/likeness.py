@@ -10,8 +10,8 @@ import numpy as np
 from lookalike._core import checks
 from lookalike._core.extent import Extent
 from lookalike.plots.heatmap import OUTLINED, common_limit, is_photograph, paint, shares
-from lookalike.plots.regions import Picture, colours_of, draw_frame
-from lookalike.plots.tiles import FRAME, GAP, INK, LINE, MUTED, RIGHT, TILE_INCHES, WRONG, draw_tile, tile_axes
+from lookalike.plots.regions import colours_of, draw_frame
+from lookalike.plots.tiles import FRAME, GAP, INK, LINE, MUTED, RIGHT, TILE_INCHES, WRONG, Picture, draw_tile, tile_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

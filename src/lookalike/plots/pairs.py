@@ -7,8 +7,8 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.extent import WHOLE, Extent
-from lookalike.plots.regions import Picture, colours_of, draw_region
-from lookalike.plots.tiles import MUTED, caption_height, draw_tile, tile_axes, wrapped
+from lookalike.plots.regions import colours_of, draw_region
+from lookalike.plots.tiles import MUTED, Picture, caption_height, draw_tile, tile_axes, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

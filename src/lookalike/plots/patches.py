@@ -7,7 +7,7 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.extent import Extent
-from lookalike.plots.regions import Picture, draw_frame
+from lookalike.plots.regions import draw_frame
 from lookalike.plots.tiles import (
     CAPTION,
     GAP,
@@ -16,6 +16,7 @@ from lookalike.plots.tiles import (
     MUTED,
     TILE_INCHES,
     WRONG,
+    Picture,
     draw_tile,
     new_axes,
     shorten,

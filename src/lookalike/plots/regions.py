@@ -1,10 +1,11 @@
 """Regions of a grid on a picture: their colours, cells and outlines."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lookalike._core.extent import WHOLE, Extent
+from lookalike.plots.tiles import Picture
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -32,38 +33,14 @@ def colours_of(number: int) -> np.ndarray:
     return colours
 
 
-class Picture(NamedTuple):
-    """The edges of a picture in the coordinates of the axes, whose y grows downwards."""
-
-    left: float
-    right: float
-    bottom: float
-    top: float
-
-    @classmethod
-    def at(cls, image: np.ndarray, x: float, y: float, size: float = 1.0) -> "Picture":
-        """Returns where ``draw_tile`` fits a picture [H, W, C] into a square at (x, y)."""
-        height, width = np.array(image.shape[:2]) * size / max(image.shape[:2])
-        x, y = x + (size - width) / 2, y + (size - height) / 2
-        return cls(x, x + width, y + height, y)
-
-    def part(self, covered: Extent) -> "Picture":
-        """Returns the edges of a part of it."""
-        height, width = self.bottom - self.top, self.right - self.left
-        top, bottom = (self.top + share * height for share in covered.down)
-        first, last = (self.left + share * width for share in covered.across)
-        return Picture(first, last, bottom, top)
-
-
 def draw_frame(ax: "Axes", picture: Picture, part: Extent, colour: Any, rank: int = 0) -> None:
     """Draws a frame around a part of a picture, further inside for each rank, so that none hides another."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import withStroke
 
     within, inset = picture.part(part), 2 * _INSET * rank
-    width, height = within.right - within.left, within.bottom - within.top
-    inset = min(inset, width / 3, height / 3)
-    size = width - 2 * inset, height - 2 * inset
+    inset = min(inset, within.width / 3, within.height / 3)
+    size = within.width - 2 * inset, within.height - 2 * inset
     corner = within.left + inset, within.top + inset
     rim = [withStroke(linewidth=3.2, foreground="white")]  # so that it is seen on a picture of its colour, too
     ax.add_patch(Rectangle(corner, *size, fill=False, edgecolor=colour, linewidth=1.8, path_effects=rim))
@@ -74,8 +51,8 @@ def draw_cells(ax: "Axes", colours: np.ndarray, picture: Picture, covered: Exten
     from matplotlib.patches import Rectangle
 
     drawn = ax.imshow(colours, extent=picture.part(covered), interpolation="nearest", aspect="equal")
-    size = picture.right - picture.left, picture.bottom - picture.top
-    drawn.set_clip_path(Rectangle((picture.left, picture.top), *size, transform=ax.transData))
+    corner = picture.left, picture.top
+    drawn.set_clip_path(Rectangle(corner, picture.width, picture.height, transform=ax.transData))
 
 
 def draw_region(ax: "Axes", mask: np.ndarray, picture: Picture, colour: Any, covered: Extent = WHOLE) -> None:

@@ -7,8 +7,8 @@ import numpy as np
 
 from lookalike._core import checks
 from lookalike._core.extent import WHOLE, Extent
-from lookalike.plots.regions import Picture, colours_of, draw_cells
-from lookalike.plots.tiles import GAP, INK, draw_tile, shorten, tile_axes
+from lookalike.plots.regions import colours_of, draw_cells
+from lookalike.plots.tiles import GAP, INK, Picture, draw_tile, shorten, tile_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

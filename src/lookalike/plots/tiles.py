@@ -4,11 +4,12 @@ import contextlib
 import functools
 import re
 import unicodedata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from lookalike._core import checks
+from lookalike._core.extent import Extent
 from lookalike._core.names import visible
 
 if TYPE_CHECKING:
@@ -67,6 +68,38 @@ def tile_axes(ax: "Axes | None", columns: float, rows: float) -> "Axes":
     return ax
 
 
+class Picture(NamedTuple):
+    """The edges of a picture in the coordinates of the axes, whose y grows downwards."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    @property
+    def width(self) -> float:
+        """From left to right."""
+        return self.right - self.left
+
+    @property
+    def height(self) -> float:
+        """From top to bottom."""
+        return self.bottom - self.top
+
+    @classmethod
+    def at(cls, image: np.ndarray, x: float, y: float, size: float = 1.0) -> "Picture":
+        """Returns where ``draw_tile`` fits a picture [H, W, C] into a square at (x, y)."""
+        height, width = (side * size / max(image.shape[:2]) for side in image.shape[:2])
+        x, y = x + (size - width) / 2, y + (size - height) / 2
+        return cls(x, x + width, y + height, y)
+
+    def part(self, covered: Extent) -> "Picture":
+        """Returns the edges of a part of it."""
+        top, bottom = (self.top + share * self.height for share in covered.down)
+        first, last = (self.left + share * self.width for share in covered.across)
+        return Picture(first, last, bottom, top)
+
+
 def draw_tile(
     ax: "Axes",
     image: np.ndarray,
@@ -82,25 +115,25 @@ def draw_tile(
     from matplotlib.image import AxesImage
     from matplotlib.patches import Rectangle
 
-    height, width = image.shape[:2]
-    scale = size / max(height, width)
-    w, h = width * scale, height * scale
-    left, top = x + (size - w) / 2, y + (size - h) / 2
+    edges = Picture.at(image, x, y, size)
     pixels = image[..., 0] if image.shape[-1] == 1 else image
     picture = AxesImage(  # imshow would look after limits and ticks as well, for as long as it takes to draw
         ax,
         cmap="gray",
         norm=Normalize(0, 255),
-        interpolation="nearest" if max(height, width) < 64 else "antialiased",
+        interpolation="nearest" if max(image.shape[:2]) < 64 else "antialiased",
         origin="upper",
-        extent=(left, left + w, top + h, top),
+        extent=edges,
         resample=True,
     )
     picture.set_data(pixels)
     picture.set_clip_path(ax.patch)
     ax.add_image(picture)
     if frame is not None:
-        ax.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=frame, linewidth=2.5, clip_on=False))
+        corner = edges.left, edges.top
+        ax.add_patch(
+            Rectangle(corner, edges.width, edges.height, fill=False, edgecolor=frame, linewidth=2.5, clip_on=False)
+        )
     if caption:
         name, *further = caption.split("\n")  # the first line names what is shown
         for text, height, fontsize, colour in (
